@@ -1,0 +1,69 @@
+"""Neural-network convolution for NumPy and CuPy arrays, with stride as a decision you can measure.
+
+Names are loaded on first use: importing stridekit imports nothing but the standard library and NumPy.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from stridekit import vram as vram
+    from stridekit.backends.cpu.threads import get_num_threads as get_num_threads
+    from stridekit.backends.cpu.threads import set_num_threads as set_num_threads
+    from stridekit.compare import compare_strides as compare_strides
+    from stridekit.conv import conv1d as conv1d
+    from stridekit.conv import conv2d as conv2d
+    from stridekit.conv import conv3d as conv3d
+    from stridekit.errors import BackendUnavailableError as BackendUnavailableError
+    from stridekit.errors import DtypeError as DtypeError
+    from stridekit.errors import ImageError as ImageError
+    from stridekit.errors import LayoutError as LayoutError
+    from stridekit.errors import ShapeError as ShapeError
+    from stridekit.errors import StridekitError as StridekitError
+    from stridekit.errors import VramBudgetError as VramBudgetError
+    from stridekit.geometry import conv_geometry as conv_geometry
+    from stridekit.planning import plan_conv as plan_conv
+    from stridekit.planning import use_backend as use_backend
+
+_HOMES = {
+    "conv1d": "conv",
+    "conv2d": "conv",
+    "conv3d": "conv",
+    "conv_geometry": "geometry",
+    "plan_conv": "planning",
+    "use_backend": "planning",
+    "compare_strides": "compare",
+    "get_num_threads": "backends.cpu.threads",
+    "set_num_threads": "backends.cpu.threads",
+    "StridekitError": "errors",
+    "ShapeError": "errors",
+    "DtypeError": "errors",
+    "LayoutError": "errors",
+    "BackendUnavailableError": "errors",
+    "VramBudgetError": "errors",
+    "ImageError": "errors",
+}
+_MODULES = ("vram",)
+
+__all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(importlib.import_module(f"stridekit.{_HOMES[name]}"), name)
+    elif name in _MODULES:
+        value = importlib.import_module(f"stridekit.{name}")
+    elif name == "__version__":
+        from importlib.metadata import version
+
+        value = version("stridekit")
+    else:
+        raise AttributeError(f"module 'stridekit' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,64 @@
+"""The activations that a convolution can end with: their names and their definition in float64."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple, TypeAlias
+
+import numpy as np
+
+from stridekit.errors import ShapeError
+
+ActivationArgument: TypeAlias = str | tuple[str, float] | None
+
+ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "leaky_relu")
+
+
+class Activation(NamedTuple):
+    """An activation and its parameter: the slope below zero of ``leaky_relu``, else 0."""
+
+    name: str
+    slope: float = 0.0
+
+
+def parse_activation(argument: ActivationArgument) -> Activation | None:
+    """Read the `activation` argument: a name, ``("leaky_relu", slope)`` or None.
+
+    Raises
+    ------
+    ShapeError
+        Naming the forms that are taken.
+    """
+    if argument is None:
+        return None
+    if isinstance(argument, str):
+        if argument in ACTIVATIONS and argument != "leaky_relu":
+            return Activation(argument)
+    elif isinstance(argument, Sequence) and len(argument) == 2 and argument[0] == "leaky_relu":
+        slope = float(argument[1])
+        if math.isfinite(slope):
+            return Activation("leaky_relu", slope)
+    raise ShapeError(
+        f"activation is {argument!r}; wanted None, 'relu', 'relu6', 'silu', 'gelu' or ('leaky_relu', slope)"
+    )
+
+
+def apply_activation(values: np.ndarray, activation: Activation) -> None:
+    """Replace `values` (float64) by their activation, in place. NaN stays NaN.
+
+    ``gelu`` is the exact one, ``x * Phi(x)``, written with erfc so that it keeps its digits far below zero.
+    """
+    name, slope = activation
+    if name == "relu":
+        np.maximum(values, 0.0, out=values)
+    elif name == "relu6":
+        np.clip(values, 0.0, 6.0, out=values)
+    elif name == "leaky_relu":
+        np.multiply(values, slope, out=values, where=values < 0)
+    elif name == "silu":
+        values /= 1.0 + np.exp(-values)
+    else:
+        flat = values.reshape(-1)
+        for i, value in enumerate(flat.tolist()):
+            flat[i] = 0.5 * value * math.erfc(-value * math.sqrt(0.5))

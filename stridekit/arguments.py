@@ -1,0 +1,40 @@
+"""Reading integers that a caller gave: one for all axes, or one for each, refused by name where they do not fit."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Sequence
+
+from stridekit.errors import ShapeError
+
+
+def as_int(name: str, value: object) -> int:
+    """Read an integer argument; a float, a string or a bool is refused by name."""
+    if isinstance(value, bool):
+        raise ShapeError(f"{name} is {value!r}; wanted an int")
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ShapeError(f"{name} holds {value!r}; wanted an int") from None
+
+
+def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int = 1) -> tuple[int, ...]:
+    """Spread an argument over `rank` axes: an int for all of them, or one int per axis.
+
+    Raises
+    ------
+    ShapeError
+        Naming the argument, for a wrong count, a non-integer, or a value below `minimum`.
+    """
+    if isinstance(value, int) or hasattr(value, "__index__"):
+        values = (as_int(name, value),) * rank
+    else:
+        try:
+            values = tuple(as_int(name, item) for item in value)
+        except TypeError:
+            raise ShapeError(f"{name} is {value!r}; wanted an int or {rank} ints") from None
+        if len(values) != rank:
+            raise ShapeError(f"{name} has {len(values)} values {values}; wanted one int or {rank} (one per spatial axis)")
+    if min(values) < minimum:
+        raise ShapeError(f"{name} is {value!r}; every value must be at least {minimum}")
+    return values

@@ -1,0 +1,150 @@
+"""What an array is: which library made it, its dtype, and in which order its axes lie in memory."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from stridekit.errors import DtypeError, LayoutError, ShapeError
+
+Array: TypeAlias = Any
+"""A NumPy or a CuPy array. CuPy is never imported to find out."""
+
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+MEMORY_ORDERS = ("channels_first", "channels_last")
+LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
+
+
+def library_of(name: str, array: Array) -> str:
+    """Return ``"numpy"`` or ``"cupy"`` for the argument called `name`.
+
+    Raises
+    ------
+    DtypeError
+        For anything else; masked arrays are refused, since their mask would be lost.
+    """
+    if type(array) is np.ndarray:
+        return "numpy"
+    if isinstance(array, np.ma.MaskedArray):
+        raise DtypeError(f"{name} is a masked array, whose mask a convolution would lose; use {name}.filled(value)")
+    if isinstance(array, np.ndarray):
+        return "numpy"
+    if type(array).__module__.split(".")[0] == "cupy":
+        return "cupy"
+    raise DtypeError(
+        f"{name} is a {type(array).__module__}.{type(array).__qualname__}; wanted a NumPy or CuPy array, "
+        f"such as numpy.asarray({name})"
+    )
+
+
+def plain(array: Array) -> Array:
+    """View a NumPy subclass (a memory map, say) as a plain array: its memory, none of its behaviour."""
+    return array.view(np.ndarray) if isinstance(array, np.ndarray) and type(array) is not np.ndarray else array
+
+
+def dtype_name(name: str, array_or_dtype: Any) -> str:
+    """Return the name of a supported dtype.
+
+    Raises
+    ------
+    DtypeError
+        Naming the cast that would help.
+    """
+    dtype = array_or_dtype.dtype if hasattr(array_or_dtype, "dtype") else array_or_dtype
+    if isinstance(dtype, str) and dtype == "bfloat16":
+        return dtype
+    try:
+        dtype = np.dtype(dtype)
+    except TypeError:
+        raise DtypeError(f"{name} is {dtype!r}; wanted one of {', '.join(DTYPES)}") from None
+    if dtype.name in DTYPES and dtype.isnative:
+        return str(dtype.name)
+    if dtype.name in DTYPES:
+        raise DtypeError(f"{name} has byte-swapped {dtype.name}; cast it: {name}.astype({dtype.name!r})")
+    raise DtypeError(f"{name} has dtype {dtype}; wanted one of {', '.join(DTYPES)}: {name}.astype('float32')")
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return the NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
+    if name == "bfloat16":
+        import ml_dtypes
+
+        return np.dtype(ml_dtypes.bfloat16)
+    return np.dtype(name)
+
+
+def itemsize(name: str) -> int:
+    """Bytes of one element."""
+    return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[name]
+
+
+def channels_last_layout(layout: str | None, rank: int) -> bool:
+    """Say whether `layout` puts the channels last; None means channels first.
+
+    Raises
+    ------
+    LayoutError
+        For a layout that is not one of this rank's two.
+    """
+    if layout is None:
+        return False
+    first, last = LAYOUTS[rank]
+    if layout not in (first, last):
+        raise LayoutError(f"layout is {layout!r}; wanted {first!r} or {last!r} for {rank} spatial axes")
+    return layout == last
+
+
+def channels_first_shape(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    """Reorder a shape ``(N, *spatial, C)`` to ``(N, C, *spatial)``, or leave it."""
+    return (shape[0], shape[-1], *shape[1:-1]) if channels_last else shape
+
+
+def layout_shape(shape: tuple[int, ...], channels_last: bool) -> tuple[int, ...]:
+    """Undo `channels_first_shape`."""
+    return (shape[0], *shape[2:], shape[1]) if channels_last else shape
+
+
+def channels_first_view(array: Array, channels_last: bool) -> Array:
+    """View an array of any layout as ``(N, C, *spatial)``; nothing is copied."""
+    if not channels_last:
+        return array
+    rank = array.ndim
+    return array.transpose(0, rank - 1, *range(1, rank - 1))
+
+
+def layout_view(array: Array, channels_last: bool) -> Array:
+    """View an ``(N, C, *spatial)`` array in its public layout; nothing is copied."""
+    if not channels_last:
+        return array
+    return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def memory_order(array: Array) -> str | None:
+    """Return how an ``(N, C, *spatial)`` array lies: the channels outside the pixels, or inside.
+
+    None where it is both, having one channel or one pixel.
+    """
+    channels = array.shape[1]
+    steps = [
+        abs(step) for step, size in zip(array.strides[2:], array.shape[2:], strict=True) if size > 1
+    ]
+    if channels == 1 or not steps:
+        return None
+    return "channels_last" if abs(array.strides[1]) < min(steps) else "channels_first"
+
+
+def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
+    """Raise `ShapeError` unless `array` has exactly `shape`."""
+    if tuple(array.shape) != shape:
+        raise ShapeError(f"{name} has shape {tuple(array.shape)}; wanted {shape}")
+
+
+def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
+    """Say whether two NumPy arrays share memory; True where that is too costly to tell."""
+    if not np.may_share_memory(a, b):
+        return False
+    try:
+        return bool(np.shares_memory(a, b, max_work=10_000))
+    except np.exceptions.TooHardError:
+        return True

@@ -1,0 +1,185 @@
+"""The table of backends: what there is, whether it can run here, and what a backend must offer.
+
+A backend is a short list of algorithms and a device. Each is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Protocol
+
+import numpy as np
+
+from stridekit.arrays import Array
+from stridekit.errors import BackendUnavailableError
+from stridekit.problem import ConvProblem
+
+BACKEND_NAMES = ("cuda", "cpu", "reference")
+_MODULES = {"cpu": "stridekit.backends.cpu", "reference": "stridekit.backends.reference"}
+_NO_CUDA = (
+    "this version of stridekit has no CUDA kernels yet; NumPy arrays run with backend='cpu', and "
+    "cupy.asnumpy(array) makes one of a CuPy array"
+)
+
+
+class Device(Protocol):
+    """Where a plan runs. Frozen and hashable, so that choosing is a pure function of it."""
+
+    @property
+    def name(self) -> str:
+        """Short name, such as ``"cpu"``."""
+
+    @property
+    def description(self) -> str:
+        """The device in words: model, threads, vector width."""
+
+
+@dataclass(frozen=True)
+class Operands:
+    """What an algorithm reads; arrays are views with channels first, in any memory order.
+
+    Attributes
+    ----------
+    input : array, shape (N, C, \\*spatial)
+    weight : array, shape (K, C / groups, \\*kernel), or None if `packed_weight` is given
+    packed_weight : uint8 array that the algorithm's own `pack` wrote, or None
+    bias : array, shape (K,), or None
+    """
+
+    input: Array
+    weight: Array | None
+    packed_weight: Array | None
+    bias: Array | None
+
+
+class Algorithm(Protocol):
+    """One way to compute a problem. It allocates nothing: it receives its workspace and its output."""
+
+    @property
+    def name(self) -> str:
+        """The name that a plan shows."""
+
+    def supports(self, problem: ConvProblem, device: Any) -> str:
+        """Return ``""`` if it can compute `problem`, else the reason why not."""
+
+    def cost(self, problem: ConvProblem, device: Any) -> float:
+        """Return the modelled time in seconds; only the order among algorithms matters."""
+
+    def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
+        """Return what the order of packed weights depends on; equal packings are interchangeable."""
+
+    def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
+        """Return the bytes of the weights in the algorithm's own order."""
+
+    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: np.ndarray) -> None:
+        """Write `weight` into `packed` (uint8, `packed_bytes` long) in the algorithm's own order."""
+
+    def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
+        """Return the bytes of workspace, less if the weights come packed."""
+
+    def run(
+        self, problem: ConvProblem, device: Any, operands: Operands, workspace: np.ndarray, out: Array
+    ) -> None:
+        """Compute `problem` into `out`, a view ``(N, K, *spatial)`` in any memory order."""
+
+
+class Backend(Protocol):
+    """What a backend's module offers."""
+
+    ALGORITHMS: tuple[Algorithm, ...]
+
+    def unavailable(self) -> str:
+        """Return ``""`` if it can run here, else why not and how to get it."""
+
+    def device(self) -> Device:
+        """Return the device at hand."""
+
+    def versions(self) -> dict[str, str]:
+        """Return the versions of the libraries that it runs on."""
+
+    def cache_dir(self) -> str | None:
+        """Return the folder of its compiled code, if it has one."""
+
+
+@dataclass(frozen=True)
+class BackendStatus:
+    """One backend as it stands on this machine."""
+
+    name: str
+    available: bool
+    reason: str
+    device: str | None
+    versions: dict[str, str]
+    cache_dir: str | None
+
+
+def load_backend(name: str) -> Backend:
+    """Import the backend called `name`.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is none of that name, or it cannot run here.
+    """
+    if name not in BACKEND_NAMES:
+        raise BackendUnavailableError(f"backend is {name!r}; wanted one of {', '.join(('auto', *BACKEND_NAMES))}")
+    reason = unavailable(name)
+    if reason:
+        raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
+    return _import(name)
+
+
+def unavailable(name: str) -> str:
+    """Return why the backend called `name` cannot run here and how to get it, or ``""``."""
+    return _import(name).unavailable() if name in _MODULES else _NO_CUDA
+
+
+def backend_status() -> list[BackendStatus]:
+    """Describe every backend: whether it can run here, and if not, why and how to get it."""
+    found = []
+    for name in BACKEND_NAMES:
+        reason = unavailable(name)
+        if reason:
+            found.append(BackendStatus(name, False, reason, None, {}, None))
+        else:
+            backend = _import(name)
+            found.append(
+                BackendStatus(name, True, "", backend.device().description, backend.versions(), backend.cache_dir())
+            )
+    return found
+
+
+def preferred_backend() -> tuple[str, str]:
+    """Choose for a caller who has no array yet: the first of cuda, cpu, reference that can run, and why."""
+    passed = []
+    for name in BACKEND_NAMES:
+        reason = unavailable(name)
+        if not reason:
+            return name, "; ".join([*passed, f"{name} can run here"])
+        passed.append(f"no {name}: {reason.split(';')[0]}")
+    raise BackendUnavailableError("no backend can run here")
+
+
+def backend_for(library: str) -> tuple[str, str]:
+    """Choose where an array lives: the backend's name and the reason in words."""
+    if library == "cupy":
+        return "cuda", "CuPy arrays run on their own device"
+    reason = unavailable("cpu")
+    if not reason:
+        return "cpu", "NumPy arrays run on the CPU"
+    _warn_of_reference(reason)
+    return "reference", f"the cpu backend cannot run here: {reason}"
+
+
+@cache
+def _warn_of_reference(reason: str) -> None:
+    message = f"stridekit falls back to its slow reference backend, since cpu cannot run here: {reason}"
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def _import(name: str) -> Backend:
+    module: Any = importlib.import_module(_MODULES[name])
+    return module  # type: ignore[no-any-return]

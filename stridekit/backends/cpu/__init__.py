@@ -1,0 +1,35 @@
+"""The cpu backend: NumPy arrays, Numba, one vector tile for which everything else packs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from functools import cache
+
+from stridekit.backends import Algorithm
+from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
+from stridekit.backends.cpu.device import CpuDevice as CpuDevice
+from stridekit.backends.cpu.device import device as device
+
+ALGORITHMS: tuple[Algorithm, ...] = (LanewiseTile(), BroadcastTile())
+
+
+@cache
+def unavailable() -> str:
+    """Return ``""`` if Numba can be imported, else why not and how to get it."""
+    try:
+        import numba  # noqa: F401
+    except Exception as error:
+        return f"Numba cannot be imported ({error}); pip install --upgrade numba"
+    return ""
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Numba and llvmlite."""
+    return {name: importlib.metadata.version(name) for name in ("numba", "llvmlite")}
+
+
+def cache_dir() -> str | None:
+    """Return the folder of compiled code."""
+    from stridekit.backends.cpu.compiling import cache_dir
+
+    return str(cache_dir())

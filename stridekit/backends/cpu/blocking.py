@@ -1,0 +1,276 @@
+"""How a problem is cut for the vector tile: blocks of output, of filters and of channels. Integers only.
+
+The order in which one output element is summed depends on `channel_block` alone, and that on the problem of one
+sample and the device's cache. Everything else moves work between threads and caches and changes no bit.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from stridekit.backends.cpu.device import CpuDevice
+from stridekit.geometry import AxisGeometry
+from stridekit.padding import PADDING_MODES
+from stridekit.problem import ConvProblem
+from stridekit.workspace import align
+
+TASKS_PER_THREAD = 4
+SMALL_FLOPS = 2_000_000
+"""Below this a second thread costs more than it saves: some 50 microseconds of work."""
+SUM_PIXELS = 96
+"""Output pixels whose sums are held at once: 96 of 16 float32 are 6 KiB, which the first cache keeps."""
+
+_UNUSED = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad_after=0)
+
+
+class Axis(NamedTuple):
+    """One spatial axis as the kernels see it.
+
+    A block of input is gathered into a box. Where neighbouring windows overlap or touch, box positions are input
+    positions; else the box is `compact` and holds only what the windows read, `kernel` positions for each.
+    """
+
+    size: int
+    out: int
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+    block: int
+    blocks: int
+    compact: int
+    pixel_step: int
+    tap_step: int
+
+
+class Blocking(NamedTuple):
+    """A problem cut into tasks; rank 1 and 2 have leading axes of size 1.
+
+    Attributes
+    ----------
+    batch, groups : int
+        N and G; a lanewise blocking has one group.
+    channels, filters : int
+        Input channels that one filter sums over, and filters, of one group.
+    tile_channels, filter_blocks, filter_chunk : int
+        Filters of a tile, tiles of a group, tiles of one task.
+    channel_block, channel_blocks : int
+        Input channels summed at once.
+    multiplier, lanewise : int, bool
+        Filters of each input channel, where every lane reads a channel of its own.
+    pixel_channels : int
+        Channels of one box pixel.
+    copies : bool
+        Whether elements in memory have the type of the sums.
+    padding_mode, itemsize : int
+        Number of the mode; bytes of a sum.
+    box, columns, box_taps, x_taps, pixels, targets, sums : int
+        Byte offsets of the parts of a thread's scratch.
+    scratch, tasks, workers : int
+        Its bytes; how many tasks there are; how many threads are worth it.
+    """
+
+    d: Axis
+    h: Axis
+    w: Axis
+    batch: int
+    groups: int
+    channels: int
+    filters: int
+    tile_channels: int
+    filter_blocks: int
+    filter_chunk: int
+    channel_block: int
+    channel_blocks: int
+    multiplier: int
+    pixel_channels: int
+    lanewise: bool
+    copies: bool
+    padding_mode: int
+    itemsize: int
+    box: int
+    columns: int
+    box_taps: int
+    x_taps: int
+    pixels: int
+    targets: int
+    sums: int
+    scratch: int
+    tasks: int
+    workers: int
+
+    @property
+    def tap_count(self) -> int:
+        """Kernel positions."""
+        return self.d.kernel * self.h.kernel * self.w.kernel
+
+    @property
+    def packed_elements(self) -> int:
+        """Elements of the weights in tile order."""
+        return self.groups * self.filter_blocks * self.tap_count * self.channels * self.tile_channels
+
+    @property
+    def bias_elements(self) -> int:
+        """Elements of the bias, filled up to whole tiles."""
+        return self.groups * self.filter_blocks * self.tile_channels
+
+
+def accumulator_itemsize(problem: ConvProblem) -> int:
+    """Bytes of a sum: 16-bit and 32-bit inputs are summed in float32."""
+    return 8 if problem.dtype == "float64" else 4
+
+
+@lru_cache(maxsize=4096)
+def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
+    """Cut a problem for `broadcast_tile`: lanes are filters, groups are separate problems."""
+    itemsize = accumulator_itemsize(problem)
+    tile_channels = device.tile_channels(itemsize)
+    channels, filters = problem.group_in_channels, problem.group_out_channels
+    slab = problem.taps * channels * tile_channels * itemsize
+    channel_blocks = min(channels, -(-slab // (device.l2_bytes // 2)))
+    channel_block = -(-channels // channel_blocks)
+    return _cut(
+        problem,
+        device,
+        groups=problem.groups,
+        channels=channels,
+        filters=filters,
+        channel_block=channel_block,
+        multiplier=1,
+        pixel_channels=channels,
+        lanewise=False,
+    )
+
+
+@lru_cache(maxsize=4096)
+def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
+    """Cut a depthwise problem for `lanewise_tile`: each lane is a filter with its own input channel."""
+    return _cut(
+        problem,
+        device,
+        groups=1,
+        channels=1,
+        filters=problem.out_channels,
+        channel_block=1,
+        multiplier=problem.group_out_channels,
+        pixel_channels=device.tile_channels(accumulator_itemsize(problem)),
+        lanewise=True,
+    )
+
+
+def _cut(
+    problem: ConvProblem,
+    device: CpuDevice,
+    *,
+    groups: int,
+    channels: int,
+    filters: int,
+    channel_block: int,
+    multiplier: int,
+    pixel_channels: int,
+    lanewise: bool,
+) -> Blocking:
+    itemsize = accumulator_itemsize(problem)
+    tile_channels = device.tile_channels(itemsize)
+    filter_blocks = -(-filters // tile_channels)
+    channel_blocks = -(-channels // channel_block)
+    geometry = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
+    blocks = _block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
+    d, h, w = (_axis(axis, block) for axis, block in zip(geometry, blocks, strict=True))
+    places = problem.batch * groups * d.blocks * h.blocks * w.blocks
+    wanted = TASKS_PER_THREAD * device.threads if problem.flops >= SMALL_FLOPS else 1
+    chunks = filter_blocks if lanewise else min(filter_blocks, max(1, -(-wanted // max(places, 1))))
+    filter_chunk = -(-filter_blocks // chunks)
+    tasks = places * -(-filter_blocks // filter_chunk)
+
+    pixel_count = d.block * h.block * w.block
+    table = 8 * -(-pixel_count // device.tile_pixels) * device.tile_pixels
+    tap_table = 8 * problem.taps * channel_blocks
+    sizes = {
+        "box": box_length(d, d.block) * box_length(h, h.block) * box_length(w, w.block) * pixel_channels * itemsize,
+        "columns": 8 * box_length(w, w.block),
+        "box_taps": tap_table,
+        "x_taps": tap_table,
+        "pixels": table,
+        "targets": table,
+        "sums": SUM_PIXELS * tile_channels * itemsize,
+    }
+    offsets, scratch = {}, 0
+    for name, nbytes in sizes.items():
+        offsets[name] = scratch
+        scratch += align(nbytes)
+    return Blocking(
+        d=d,
+        h=h,
+        w=w,
+        batch=problem.batch,
+        groups=groups,
+        channels=channels,
+        filters=filters,
+        tile_channels=tile_channels,
+        filter_blocks=filter_blocks,
+        filter_chunk=filter_chunk,
+        channel_block=channel_block,
+        channel_blocks=channel_blocks,
+        multiplier=multiplier,
+        pixel_channels=pixel_channels,
+        lanewise=lanewise,
+        copies=problem.dtype in ("float32", "float64"),
+        padding_mode=PADDING_MODES.index(problem.padding_mode),
+        itemsize=itemsize,
+        **offsets,
+        scratch=scratch,
+        tasks=tasks,
+        workers=1 if problem.flops < SMALL_FLOPS else max(1, min(device.threads, tasks)),
+    )
+
+
+def _axis(axis: AxisGeometry, block: int) -> Axis:
+    compact = axis.stride > axis.kernel_extent
+    return Axis(
+        size=axis.size,
+        out=axis.output_size,
+        kernel=axis.kernel,
+        stride=axis.stride,
+        dilation=axis.dilation,
+        pad=axis.pad_before,
+        block=block,
+        blocks=-(-axis.output_size // block),
+        compact=int(compact),
+        pixel_step=axis.kernel if compact else axis.stride,
+        tap_step=1 if compact else axis.dilation,
+    )
+
+
+def box_length(axis: Axis, outputs: int) -> int:
+    """Return the box positions that `outputs` neighbouring outputs need on an axis."""
+    return (outputs - 1) * axis.pixel_step + axis.tap_step * (axis.kernel - 1) + 1
+
+
+def _block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: int) -> tuple[int, int, int]:
+    """Choose the output block: whole rows if they fit, then as many rows and slices as `target` bytes of box hold."""
+
+    def box_bytes(d: int, h: int, w: int) -> int:
+        lengths = (box_length(_axis(axis, block), block) for axis, block in zip(geometry, (d, h, w), strict=True))
+        count = pixel_bytes
+        for length in lengths:
+            count *= length
+        return count
+
+    def even(out: int, block: int) -> int:
+        return -(-out // -(-out // block))
+
+    depth, height, width = (axis.output_size for axis in geometry)
+    w = width
+    while w > SUM_PIXELS // 4 and box_bytes(1, 1, w) > target:
+        w = -(-w // 2)
+    w = even(width, w)
+    h = 1
+    while h < height and box_bytes(1, min(2 * h, height), w) <= target:
+        h = min(2 * h, height)
+    h = even(height, h)
+    d = 1
+    while h == height and d < depth and box_bytes(min(2 * d, depth), h, w) <= target:
+        d = min(2 * d, depth)
+    return even(depth, d), h, w

@@ -1,0 +1,127 @@
+"""How the cpu backend is compiled: Numba, without the interpreter lock, kept on disk under a hash.
+
+A cached file is loaded only if it carries the hash of its contents; anything else is compiled again. Files are
+written aside and renamed into place. A cache that cannot be read or written costs time, never an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core import caching
+
+from stridekit.backends.cpu.device import host
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
+
+
+def cache_dir() -> Path:
+    """Return the folder of compiled code: STRIDEKIT_CACHE_DIR, or ``stridekit`` in the user's cache folder."""
+    own = os.environ.get("STRIDEKIT_CACHE_DIR")
+    if own:
+        return Path(own)
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache") / "stridekit"
+
+
+@cache
+def _source_stamp() -> str:
+    """Return a hash of everything that compiled code depends on beside its own signature."""
+    digest = hashlib.sha256(repr((numba.__version__, host())).encode())
+    package = Path(__file__).parents[2]
+    for source in sorted([*Path(__file__).parent.glob("*.py"), package / "padding.py", package / "activation.py"]):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()
+
+
+class _CheckedFile(caching.IndexDataCacheFile):  # type: ignore[misc]
+    """Numba's cache file, with each file's hash in front of it."""
+
+    def save(self, key: Any, data: Any) -> None:
+        try:
+            super().save(key, data)
+        except OSError:
+            return
+
+    def _load_index(self) -> dict[Any, str]:
+        content = self._read(self._index_path)
+        if content is None:
+            return {}
+        stamp, overloads = pickle.loads(content)
+        return overloads if stamp == self._source_stamp else {}
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        self._write(self._index_path, self._dump((self._source_stamp, overloads)))
+
+    def _load_data(self, name: str) -> Any:
+        content = self._read(self._data_path(name))
+        if content is None:
+            raise FileNotFoundError(name)
+        return pickle.loads(content)
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), self._dump(data))
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            stored = Path(path).read_bytes()
+        except OSError:
+            return None
+        content = stored[_DIGEST_BYTES:]
+        return content if hashlib.sha256(content).digest() == stored[:_DIGEST_BYTES] else None
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+
+class _Locator(caching._CacheLocator):  # type: ignore[misc]
+    def get_cache_path(self) -> str:
+        return str(cache_dir())
+
+    def get_source_stamp(self) -> str:
+        return _source_stamp()
+
+    def get_disambiguator(self) -> str:
+        return _source_stamp()[:10]
+
+    def ensure_cache_path(self) -> None:
+        try:
+            cache_dir().mkdir(parents=True, exist_ok=True)
+        except OSError:
+            return
+
+
+class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
+    def __init__(self, function: Callable[..., Any]):
+        self._locator = _Locator()
+        self._lineno = function.__code__.co_firstlineno
+        name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
+        self._filename_base = f"{name}-{self._locator.get_disambiguator()}"
+
+
+class _CheckedCache(caching.FunctionCache):  # type: ignore[misc]
+    _impl_class = _CacheImpl
+
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function)
+        self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, _source_stamp())
+
+
+def helper(function: Callable[..., Any]) -> Any:
+    """Compile a function that kernels call."""
+    return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+def kernel(function: Callable[..., Any]) -> Any:
+    """Compile a function that Python calls, once per dtype, and keep it on disk."""
+    dispatcher = helper(function)
+    dispatcher._cache = _CheckedCache(function)
+    return dispatcher

@@ -1,0 +1,31 @@
+"""What can go wrong, as exceptions: each is a `StridekitError` and the built-in that a caller would catch."""
+
+from __future__ import annotations
+
+
+class StridekitError(Exception):
+    """Base of every error that stridekit raises on purpose."""
+
+
+class ShapeError(StridekitError, ValueError):
+    """A size, stride, padding or shape that does not fit the operation."""
+
+
+class DtypeError(StridekitError, TypeError):
+    """An element type, or a kind of object, that the operation does not take."""
+
+
+class LayoutError(StridekitError, ValueError):
+    """Axes or memory in another order than was promised, or memory that overlaps where it must not."""
+
+
+class BackendUnavailableError(StridekitError, RuntimeError):
+    """A backend that was asked for by name and cannot run here."""
+
+
+class VramBudgetError(StridekitError, MemoryError):
+    """No algorithm fits the memory budget; nothing was allocated."""
+
+
+class ImageError(StridekitError, ValueError):
+    """A picture that is missing, unreadable or of no usable kind."""

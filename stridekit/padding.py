@@ -1,0 +1,115 @@
+"""Padding: its forms as an argument, the pixels they come to, and what a padded pixel holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+from stridekit.arguments import as_int
+from stridekit.errors import ShapeError
+
+Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
+PaddingPairs: TypeAlias = tuple[tuple[int, int], ...]
+
+PADDING_NAMES = ("valid", "same", "same_lower", "causal")
+PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+
+_PADDING_FORMS = "wanted an int, one int or one (before, after) pair per axis, or one of " + ", ".join(PADDING_NAMES)
+
+
+def resolve_padding(
+    padding: Padding,
+    sizes: Sequence[int],
+    kernels: Sequence[int],
+    strides: Sequence[int],
+    dilations: Sequence[int],
+) -> PaddingPairs:
+    """Turn any form of `padding` into one (before, after) pair of pixels per axis."""
+    rank = len(sizes)
+    if isinstance(padding, str):
+        return _named_padding(padding, sizes, kernels, strides, dilations)
+    if isinstance(padding, int) or hasattr(padding, "__index__"):
+        amount = as_int("padding", padding)
+        pairs: PaddingPairs = ((amount, amount),) * rank
+    else:
+        try:
+            items: tuple[Any, ...] = tuple(padding)
+        except TypeError:
+            raise ShapeError(f"padding is {padding!r}; {_PADDING_FORMS}") from None
+        if len(items) != rank:
+            raise ShapeError(f"padding has {len(items)} values {items} for {rank} spatial axes; {_PADDING_FORMS}")
+        pairs = tuple(_pair(item) for item in items)
+    if any(amount < 0 for pair in pairs for amount in pair):
+        raise ShapeError(f"padding is {padding!r}; no value may be negative (slice the input instead)")
+    return pairs
+
+
+def _named_padding(
+    name: str, sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
+) -> PaddingPairs:
+    if name not in PADDING_NAMES:
+        raise ShapeError(f"padding is {name!r}; {_PADDING_FORMS}")
+    if name == "causal" and len(sizes) != 1:
+        raise ShapeError(f"padding 'causal' is for one spatial axis, not {len(sizes)}; give (before, after) pairs")
+    pairs = []
+    for size, kernel, stride, dilation in zip(sizes, kernels, strides, dilations, strict=True):
+        extent = dilation * (kernel - 1) + 1
+        # TensorFlow's rule, which ONNX names SAME_UPPER: as little as gives ceil(W / s) windows.
+        total = max((-(-size // stride) - 1) * stride + extent - size, 0)
+        if name == "same":
+            pairs.append((total // 2, total - total // 2))
+        elif name == "same_lower":
+            pairs.append((total - total // 2, total // 2))
+        elif name == "causal":
+            pairs.append((extent - 1, 0))
+        else:
+            pairs.append((0, 0))
+    return tuple(pairs)
+
+
+def check_padding_mode(mode: str, pairs: PaddingPairs, sizes: Sequence[int]) -> None:
+    """Raise `ShapeError` unless `mode` is known and the input is large enough to be padded so."""
+    if mode not in PADDING_MODES:
+        raise ShapeError(f"padding_mode is {mode!r}; wanted one of {', '.join(PADDING_MODES)}")
+    for number, (size, pair) in enumerate(zip(sizes, pairs, strict=True)):
+        most = {"reflect": size - 1, "circular": size}.get(mode)
+        if most is not None and max(pair) > most:
+            raise ShapeError(
+                f"padding {pair} on spatial axis {number} is more than {mode!r} can take from {size} pixels "
+                f"(at most {most}); padding_mode 'replicate' or 'zeros' takes any amount"
+            )
+
+
+def source_index(index: int, size: int, mode: int) -> int:
+    """Input coordinate that the padded coordinate `index` holds, or -1 where it holds a zero.
+
+    Parameters
+    ----------
+    index : int
+        Coordinate counted from the first input pixel; negative or past the end in the padding.
+    size : int
+        Input pixels on this axis.
+    mode : int
+        Position of the padding mode in `PADDING_MODES`: a number, because compiled backends run this very
+        function.
+    """
+    if 0 <= index < size:
+        return index
+    if mode == 0:
+        return -1
+    if mode == 1:
+        return -index if index < 0 else 2 * (size - 1) - index
+    if mode == 2:
+        return 0 if index < 0 else size - 1
+    return index + size if index < 0 else index - size
+
+
+def _pair(item: int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(item, int) or hasattr(item, "__index__"):
+        amount = as_int("padding", item)
+        return amount, amount
+    try:
+        before, after = item
+    except (TypeError, ValueError):
+        raise ShapeError(f"padding holds {item!r}; {_PADDING_FORMS}") from None
+    return as_int("padding", before), as_int("padding", after)

@@ -1,0 +1,148 @@
+"""Memory: what a plan will need, what a block of code did need, in bytes, on whichever device the plan runs.
+
+`allocated` is what stridekit allocates itself: the output, unless ``out=`` is given, and the workspace. `peak`
+is that plus the operands. This room knows plans only by their numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from stridekit.planning import Plan
+
+
+@dataclass(frozen=True)
+class VramUsage:
+    """Bytes that one execution needs.
+
+    Attributes
+    ----------
+    input, weight, bias, output, workspace : int
+        Each part, in bytes. `weight` is the weight as the call gets it: as given, or packed.
+    allocated : int
+        What stridekit allocates: output (0 with ``out=``) and workspace.
+    peak : int
+        All of it at once: operands, output and workspace.
+    """
+
+    input: int
+    weight: int
+    bias: int
+    output: int
+    workspace: int
+    allocated: int
+    peak: int
+
+
+@dataclass
+class TrackedUsage:
+    """Bytes that stridekit allocated inside a `track` block.
+
+    Attributes
+    ----------
+    current : int
+        Allocated in the block and alive now; an output counts until its last view is gone.
+    peak : int
+        The most that was alive at once.
+    """
+
+    current: int = 0
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = Lock()
+
+    def _add(self, nbytes: int) -> None:
+        with self._lock:
+            self.current += nbytes
+            self.peak = max(self.peak, self.current)
+
+
+_trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("stridekit_trackers", default=())
+
+
+def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> VramUsage:
+    """Predict the memory of ``plan.execute``, before anything is allocated.
+
+    Parameters
+    ----------
+    plan : Plan
+        From `stridekit.plan_conv`.
+    packed : bool
+        Whether the weight will come from ``plan.pack``: then no workspace is spent on packing it.
+    out_given : bool
+        Whether ``out=`` will be given.
+
+    Returns
+    -------
+    VramUsage
+        In bytes; `allocated` is exactly what `track` measures.
+
+    Examples
+    --------
+    >>> import stridekit as sk
+    >>> plan = sk.plan_conv((1, 3, 32, 32), (8, 3, 3, 3), dtype="float32", padding=1, backend="reference")
+    >>> sk.vram.estimate(plan).output
+    32768
+    """
+    problem = plan.problem
+    workspace = plan.workspace_bytes(packed=packed)
+    weight = plan.packed_bytes if packed else problem.weight_bytes
+    output = problem.output_bytes
+    return VramUsage(
+        input=problem.input_bytes,
+        weight=weight,
+        bias=problem.bias_bytes,
+        output=output,
+        workspace=workspace,
+        allocated=workspace + (0 if out_given else output),
+        peak=problem.input_bytes + weight + problem.bias_bytes + output + workspace,
+    )
+
+
+@contextmanager
+def track() -> Iterator[TrackedUsage]:
+    """Measure what stridekit allocates inside the ``with`` block.
+
+    Yields
+    ------
+    TrackedUsage
+        Read ``peak`` (bytes) inside the block or after it. Blocks nest; each thread has its own.
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> x, w = np.ones((1, 3, 32, 32), "float32"), np.ones((8, 3, 3, 3), "float32")
+    >>> with sk.vram.track() as usage:
+    ...     y = sk.conv2d(x, w, padding=1)
+    >>> usage.peak >= y.nbytes
+    True
+    """
+    usage = TrackedUsage()
+    token = _trackers.set((*_trackers.get(), usage))
+    try:
+        yield usage
+    finally:
+        _trackers.reset(token)
+
+
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Allocate a NumPy array and tell every `track` block around. The only allocation that execution makes."""
+    array = np.empty(shape, dtype)
+    trackers = _trackers.get()
+    if trackers:
+        nbytes = math.prod(shape) * dtype.itemsize
+        for usage in trackers:
+            usage._add(nbytes)
+            weakref.finalize(array, usage._add, -nbytes).atexit = False
+    return array

@@ -1,0 +1,38 @@
+"""How an algorithm's workspace is cut: one list of regions tells its size beforehand and its parts afterwards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+ALIGNMENT = 64
+"""Bytes: a cache line, and the width of the widest vector."""
+
+
+def align(nbytes: int) -> int:
+    """Round a number of bytes up to whole cache lines."""
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+
+
+@dataclass(frozen=True)
+class WorkspaceLayout:
+    """Named regions of a workspace, in bytes, in order, each beginning on a cache line."""
+
+    regions: tuple[tuple[str, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to allocate, with room to align the start."""
+        total = sum(align(nbytes) for _, nbytes in self.regions)
+        return total + ALIGNMENT if total else 0
+
+    def carve(self, buffer: np.ndarray, dtypes: dict[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
+        """Cut `buffer` (uint8, at least `nbytes` long) into flat arrays of the dtypes given by name."""
+        offset = -buffer.ctypes.data % ALIGNMENT
+        parts = {}
+        for name, nbytes in self.regions:
+            parts[name] = buffer[offset : offset + nbytes].view(dtypes[name])
+            offset += align(nbytes)
+        return parts
