@@ -47,7 +47,7 @@ _HOMES = {
 }
 _MODULES = ("vram",)
 
-__all__ = ["__version__", *_HOMES, *_MODULES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES, *_MODULES]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,9 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
         except TypeError:
             raise ShapeError(f"{name} is {value!r}; wanted an int or {rank} ints") from None
         if len(values) != rank:
-            raise ShapeError(f"{name} has {len(values)} values {values}; wanted one int or {rank} (one per spatial axis)")
+            raise ShapeError(
+                f"{name} has {len(values)} values {values}; wanted one int or {rank} (one per spatial axis)"
+            )
     if min(values) < minimum:
         raise ShapeError(f"{name} is {value!r}; every value must be at least {minimum}")
     return values

@@ -70,7 +70,8 @@ def numpy_dtype(name: str) -> np.dtype[Any]:
     if name == "bfloat16":
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
+        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return bfloat16
     return np.dtype(name)
 
 
@@ -126,9 +127,7 @@ def memory_order(array: Array) -> str | None:
     None where it is both, having one channel or one pixel.
     """
     channels = array.shape[1]
-    steps = [
-        abs(step) for step, size in zip(array.strides[2:], array.shape[2:], strict=True) if size > 1
-    ]
+    steps = [abs(step) for step, size in zip(array.strides[2:], array.shape[2:], strict=True) if size > 1]
     if channels == 1 or not steps:
         return None
     return "channels_last" if abs(array.strides[1]) < min(steps) else "channels_first"
@@ -145,6 +144,6 @@ def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
     if not np.may_share_memory(a, b):
         return False
     try:
-        return bool(np.shares_memory(a, b, max_work=10_000))
+        return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True

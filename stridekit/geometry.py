@@ -223,9 +223,7 @@ def conv_geometry(
     check_padding_mode(padding_mode, pairs, sizes)
     axes = tuple(
         AxisGeometry(size, kernel, step, spread, before, after)
-        for size, kernel, step, spread, (before, after) in zip(
-            sizes, kernels, strides, dilations, pairs, strict=True
-        )
+        for size, kernel, step, spread, (before, after) in zip(sizes, kernels, strides, dilations, pairs, strict=True)
     )
     for number, axis in enumerate(axes):
         if axis.kernel_extent > axis.padded_size:

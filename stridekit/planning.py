@@ -183,9 +183,7 @@ class Plan:
             self._check_out(out, operands)
             target = channels_first_view(plain(out), self._channels_last)
         if problem.batch:
-            workspace = vram.allocate(
-                (self.workspace_bytes(packed=operands.packed_weight is not None),), _UINT8
-            )
+            workspace = vram.allocate((self.workspace_bytes(packed=operands.packed_weight is not None),), _UINT8)
             self._algorithm.run(problem, self.device, operands, workspace, target)
         return layout_view(target, self._channels_last) if out is None else out
 
@@ -201,7 +199,9 @@ class Plan:
         problem = self.problem
         if problem.bias != (bias is not None):
             wanted, came = ("a bias", "none") if problem.bias else ("no bias", "one")
-            raise ShapeError(f"the plan was made for {wanted}, bias is {came}; say bias={not problem.bias} to plan_conv")
+            raise ShapeError(
+                f"the plan was made for {wanted}, bias is {came}; say bias={not problem.bias} to plan_conv"
+            )
         if bias is not None:
             self._check_operand("bias", bias, (problem.out_channels,))
             bias = plain(bias)
@@ -218,7 +218,9 @@ class Plan:
 
     def _check_operand(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
         if library_of(name, array) != "numpy":
-            raise BackendUnavailableError(f"{name} is a CuPy array, the plan runs on {self.device.name}; use NumPy arrays")
+            raise BackendUnavailableError(
+                f"{name} is a CuPy array, the plan runs on {self.device.name}; use NumPy arrays"
+            )
         dtype = dtype_name(name, array)
         if dtype != self.problem.dtype:
             raise DtypeError(
@@ -372,9 +374,11 @@ def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: 
         raise BackendUnavailableError(f"backend {backend!r} has no algorithm for this problem ({reasons})")
     best = min(legal, key=lambda candidate: candidate.cost)
     why = [f"{backend}: {reason}", f"{best.algorithm}: modelled at {_seconds(best.cost)}"]
-    for other in candidates:
-        if other is not best:
-            why.append(f"not {other.algorithm}: {other.excluded or 'modelled at ' + _seconds(other.cost)}")
+    why.extend(
+        f"not {other.algorithm}: {other.excluded or 'modelled at ' + _seconds(other.cost)}"
+        for other in candidates
+        if other is not best
+    )
     return Plan(problem, device, backend, best.algorithm, "; ".join(why), tuple(candidates), layout)
 
 

@@ -36,6 +36,9 @@ class Device(Protocol):
     def description(self) -> str:
         """The device in words: model, threads, vector width."""
 
+    def __hash__(self) -> int:
+        """Equal devices give equal plans."""
+
 
 @dataclass(frozen=True)
 class Operands:
@@ -50,9 +53,9 @@ class Operands:
     """
 
     input: Array
-    weight: Array | None
-    packed_weight: Array | None
-    bias: Array | None
+    weight: Array
+    packed_weight: Array
+    bias: Array
 
 
 class Algorithm(Protocol):
@@ -80,9 +83,7 @@ class Algorithm(Protocol):
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of workspace, less if the weights come packed."""
 
-    def run(
-        self, problem: ConvProblem, device: Any, operands: Operands, workspace: np.ndarray, out: Array
-    ) -> None:
+    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: np.ndarray, out: Array) -> None:
         """Compute `problem` into `out`, a view ``(N, K, *spatial)`` in any memory order."""
 
 
@@ -154,7 +155,7 @@ def backend_status() -> list[BackendStatus]:
 
 def preferred_backend() -> tuple[str, str]:
     """Choose for a caller who has no array yet: the first of cuda, cpu, reference that can run, and why."""
-    passed = []
+    passed: list[str] = []
     for name in BACKEND_NAMES:
         reason = unavailable(name)
         if not reason:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -132,12 +133,8 @@ def correlate(
                 slice(f * a.dilation, f * a.dilation + (a.output_size - 1) * a.stride + 1, a.stride)
                 for f, a in zip(tap, axes, strict=True)
             )
-            np.einsum(
-                "kc,c...->k...",
-                weight[(writes, slice(None), *tap)],
-                padded[(reads, *window)],
-                out=product[writes],
-            )
+            factor: tuple[Any, ...] = (writes, slice(None), *tap)
+            np.einsum("kc,c...->k...", weight[factor], padded[(reads, *window)], out=product[writes])
             total[writes] += product[writes]
 
 

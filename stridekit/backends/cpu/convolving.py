@@ -120,15 +120,11 @@ def convolve(
             else:
                 channel = first * lanes if b.lanewise else group * b.channels
                 count = min(lanes, b.filters - channel) if b.lanewise else b.channels
-                gather(
-                    tag, acc, b, sample, x_strides, channel, count, (d0, h0, w0), (d1, h1, w1), box, columns
-                )
+                gather(tag, acc, b, sample, x_strides, channel, count, (d0, h0, w0), (d1, h1, w1), box, columns)
                 d_step, h_step = b.d.pixel_step * d_pitch, b.h.pixel_step * h_pitch
                 fill_pixel_table(pixels, box, depth, height, width, d_step, h_step, b.w.pixel_step * w_pitch)
             corner = out + n * out_strides[0] + d0 * out_strides[2] + h0 * out_strides[3] + w0 * out_strides[4]
-            fill_pixel_table(
-                targets, corner, depth, height, width, out_strides[2], out_strides[3], out_strides[4]
-            )
+            fill_pixel_table(targets, corner, depth, height, width, out_strides[2], out_strides[3], out_strides[4])
         for block in range(first, last):
             at = group * b.filter_blocks + block
             filters = min(lanes, b.filters - block * lanes)
@@ -146,6 +142,4 @@ def convolve(
                     bias + at * lanes * b.itemsize,
                     sums,
                 )
-                finish(
-                    tag, acc, b, sums, count, filters, activation, slope, targets + p * 8, plane, out_strides[1]
-                )
+                finish(tag, acc, b, sums, count, filters, activation, slope, targets + p * 8, plane, out_strides[1])

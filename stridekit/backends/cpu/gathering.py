@@ -103,7 +103,11 @@ def _gather_row(
             if strides[4] == pitch and count == b.pixel_channels:
                 while stop < width and get_int(columns, stop) == column + (stop - start) * pitch:
                     stop += 1
-            copy_bytes(row + start * pitch, base + first * b.itemsize + column, ((stop - start - 1) * pitch) + count * b.itemsize)
+            copy_bytes(
+                row + start * pitch,
+                base + first * b.itemsize + column,
+                ((stop - start - 1) * pitch) + count * b.itemsize,
+            )
             _fill_zeros(acc, row + start * pitch + count * b.itemsize, b.pixel_channels - count, b.itemsize)
             start = stop
         return

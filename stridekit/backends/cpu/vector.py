@@ -171,7 +171,9 @@ class _Tile:
         suffix = f"v{self.lanes}f{8 * self.itemsize}"
         signature = ir.FunctionType(self.vector, [self.vector] * 3)
         self.fma = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.{suffix}")
-        self.sums = [[cgutils.alloca_once(builder, self.vector) for _ in range(TILE_VECTORS)] for _ in range(TILE_PIXELS)]
+        self.sums = [
+            [cgutils.alloca_once(builder, self.vector) for _ in range(TILE_VECTORS)] for _ in range(TILE_PIXELS)
+        ]
 
     def load_vector(self, address: _Value, number: int = 0) -> _Value:
         where = _add(self.builder, address, number * VECTOR_BYTES)
@@ -216,8 +218,18 @@ class _Tile:
 
 
 def _tile_intrinsic(emit: Callable[..., None]) -> Any:
-    def declare(typingctx: Any, tag: Any, pixels: Any, taps: Any, tap_count: Any, length: Any, weights: Any,
-                start: Any, step: Any, sums: Any) -> Any:
+    def declare(
+        typingctx: Any,
+        tag: Any,
+        pixels: Any,
+        taps: Any,
+        tap_count: Any,
+        length: Any,
+        weights: Any,
+        start: Any,
+        step: Any,
+        sums: Any,
+    ) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             _, pixel_table, tap_table, count, run, weight, start_row, start_step, total = args
             tile = _Tile(context, builder, tag)
