@@ -1,0 +1,97 @@
+"""Who runs in the race: stridekit in each layout, weights as given or packed, and the libraries it is held to.
+
+A contender is a function of no arguments that runs one layer and returns its result, channels first. Each gets
+its arrays in the layout it likes best and may keep what it can prepare once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import stridekit as sk
+from bench.layers import Layer
+
+Call = Callable[[], np.ndarray]
+OURS = ("given_first", "given_last", "packed_first", "packed_last")
+PEERS = ("torch_first", "torch_last", "onnxruntime")
+
+
+def ours(layer: Layer, threads: int) -> dict[str, Call]:
+    """Return stridekit with channels first and last in memory, weights as given and packed once."""
+    sk.set_num_threads(threads)
+    x, weight, bias = layer.arrays()
+    calls: dict[str, Call] = {}
+    for order, last in (("first", False), ("last", True)):
+        plan = layer.plan(channels_last=last)
+        stored = _channels_last(x) if last else x
+        packed = plan.pack(weight)
+        calls[f"given_{order}"] = lambda plan=plan, stored=stored: plan.execute(stored, weight, bias)
+        calls[f"packed_{order}"] = lambda plan=plan, stored=stored, packed=packed: plan.execute(stored, packed, bias)
+    return calls
+
+
+def torch_calls(layer: Layer, threads: int) -> dict[str, Call]:
+    """Return PyTorch (oneDNN) with channels first and last in memory."""
+    import torch
+
+    torch.set_num_threads(threads)
+    x, weight, bias = (torch.from_numpy(array) for array in layer.arrays())
+    conv = {1: torch.conv1d, 2: torch.conv2d, 3: torch.conv3d}[layer.rank]
+    calls: dict[str, Call] = {}
+    for order in ("first", "last"):
+        memory_format: Any = {2: torch.channels_last, 3: torch.channels_last_3d}.get(layer.rank)
+        if order == "last" and memory_format is None:
+            continue
+        if order == "last":
+            x, weight = x.to(memory_format=memory_format), weight.to(memory_format=memory_format)
+
+        def call(x: Any = x, weight: Any = weight) -> np.ndarray:
+            with torch.inference_mode():
+                y = conv(x, weight, bias, layer.stride, layer.padding, layer.dilation, layer.groups)
+            return y.numpy()
+
+        calls[f"torch_{order}"] = call
+    return calls
+
+
+def onnxruntime_call(layer: Layer, threads: int) -> dict[str, Call]:
+    """Return ONNX Runtime with the weights as constants, which it packs when the model is loaded."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    x, weight, bias = layer.arrays()
+    node = helper.make_node(
+        "Conv",
+        ["x", "w", "b"],
+        ["y"],
+        strides=layer.stride,
+        pads=[*layer.padding, *layer.padding],
+        dilations=layer.dilation,
+        group=layer.groups,
+    )
+    graph = helper.make_graph(
+        [node],
+        layer.name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x.shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, layer.plan().output_shape)],
+        [numpy_helper.from_array(weight, "w"), numpy_helper.from_array(bias, "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = min(model.ir_version, 10)
+    onnx.checker.check_model(model)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    # A spinning pool would slow whoever runs next.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return {"onnxruntime": lambda: session.run(None, {"x": x})[0]}
+
+
+def _channels_last(x: np.ndarray) -> np.ndarray:
+    """Return the same values in the same shape, lying channels-last in memory."""
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
