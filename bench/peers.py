@@ -37,7 +37,9 @@ def main() -> None:
     parser.add_argument("--threads", default="1,all", help="thread counts, such as 1,2,all (default: 1,all)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender on each layer (default: 9)")
     parser.add_argument("--layers", nargs="*", default=[], metavar="NAME", help="shell patterns; default: all")
-    parser.add_argument("--json", type=Path, help="default: bench/results/peers_cpu.json for the whole suite, else none")
+    parser.add_argument(
+        "--json", type=Path, help="default: bench/results/peers_cpu.json for the whole suite, else none"
+    )
     options = parser.parse_args()
     layers = chosen(options.layers)
     console = Console(width=None if sys.stdout.isatty() else 150)

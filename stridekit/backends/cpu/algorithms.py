@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -38,15 +39,16 @@ class _TileAlgorithm:
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
         """Return the modelled time: every multiply-add of every tile, spare lanes and pixels included."""
         b = self.blocking(problem, device)
-        lanes = device.lanes(b.itemsize)
-        pixels = -(-problem.output_pixels // device.tile_pixels) * device.tile_pixels
-        vectors = b.groups * b.filter_blocks * device.tile_vectors * pixels * problem.batch
-        return vectors * problem.taps * b.channels / (_VECTORS_PER_SECOND * lanes / 8 * max(1, device.threads))
+        vectors = b.groups * b.vectors * problem.output_pixels * problem.batch
+        products = vectors * problem.taps * b.channels
+        # A lanewise tile gathers a box for every block of filters, even where all read the same channel.
+        gathered = b.multiplier * problem.batch * math.prod(problem.geometry.input_size) * b.vectors
+        return (products + 4 * gathered * b.lanewise) / (_VECTORS_PER_SECOND * device.threads)
 
     def packing(self, problem: ConvProblem, device: CpuDevice) -> tuple[object, ...]:
         """Return shape, groups, type, tile and channel block: what the order of packed weights depends on."""
         b = self.blocking(problem, device)
-        return (problem.weight_shape, problem.groups, problem.dtype, b.tile_channels, b.channel_block)
+        return (problem.weight_shape, problem.groups, problem.dtype, b.lanes, b.tile_vectors, b.channel_block)
 
     def packed_bytes(self, problem: ConvProblem, device: CpuDevice) -> int:
         """Return the bytes of the weights in tile order."""
@@ -89,8 +91,7 @@ class _TileAlgorithm:
         activation, slope = -1, acc
         if problem.activation is not None:
             activation, slope = ACTIVATIONS.index(problem.activation.name), type(acc)(problem.activation.slope)
-        # A lane reads whole vectors, so only a box, filled up to a whole tile, is safe for lanewise.
-        in_place = bool(b.copies and not b.lanewise and x.strides[1] == b.itemsize)
+        in_place = bool(b.copies and b.multiplier == 1 and x.strides[1] == b.itemsize)
 
         def work(worker: int) -> None:
             convolve(
@@ -117,7 +118,12 @@ class _TileAlgorithm:
 
         tag, acc = _tags(problem)
         strides, data = _strides(weight), weight.ctypes.data
-        run_workers(lambda worker: pack_weights(tag, acc, b, data, strides, packed, counter), b.workers)
+        flat = weight[:1].flags.c_contiguous
+
+        def work(worker: int) -> None:
+            pack_weights(tag, acc, b, data, strides, flat, packed, counter)
+
+        run_workers(work, b.workers)
 
     def _layout(self, b: Blocking, packed: bool) -> WorkspaceLayout:
         regions = [

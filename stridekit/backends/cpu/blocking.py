@@ -19,7 +19,9 @@ TASKS_PER_THREAD = 4
 SMALL_FLOPS = 2_000_000
 """Below this a second thread costs more than it saves: some 50 microseconds of work."""
 SUM_PIXELS = 96
-"""Output pixels whose sums are held at once: 96 of 16 float32 are 6 KiB, which the first cache keeps."""
+"""Output pixels whose sums are held at once: 96 of 64 float32 are 24 KiB, which the first cache keeps."""
+MOST_SKIPPED_TAPS = 62
+"""Taps that one integer can mark."""
 
 _UNUSED = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad_after=0)
 
@@ -53,8 +55,10 @@ class Blocking(NamedTuple):
         N and G; a lanewise blocking has one group.
     channels, filters : int
         Input channels that one filter sums over, and filters, of one group.
-    tile_channels, filter_blocks, filter_chunk : int
-        Filters of a tile, tiles of a group, tiles of one task.
+    lanes, vectors, tile_vectors : int
+        Elements of a vector; vectors that hold a group's filters; of these, how many a tile takes (the last fewer).
+    filter_blocks, filter_chunk : int
+        Tiles of a group, tiles of one task.
     channel_block, channel_blocks : int
         Input channels summed at once.
     multiplier, lanewise : int, bool
@@ -63,9 +67,11 @@ class Blocking(NamedTuple):
         Channels of one box pixel.
     copies : bool
         Whether elements in memory have the type of the sums.
+    skips : bool
+        Whether it pays to leave out taps that read only zeros of the padding.
     padding_mode, itemsize : int
         Number of the mode; bytes of a sum.
-    box, columns, box_taps, x_taps, pixels, targets, sums : int
+    box, columns, box_taps, x_taps, some_taps, pixels, targets, reached, rows, sums : int
         Byte offsets of the parts of a thread's scratch.
     scratch, tasks, workers : int
         Its bytes; how many tasks there are; how many threads are worth it.
@@ -78,7 +84,9 @@ class Blocking(NamedTuple):
     groups: int
     channels: int
     filters: int
-    tile_channels: int
+    lanes: int
+    vectors: int
+    tile_vectors: int
     filter_blocks: int
     filter_chunk: int
     channel_block: int
@@ -87,33 +95,37 @@ class Blocking(NamedTuple):
     pixel_channels: int
     lanewise: bool
     copies: bool
+    skips: bool
     padding_mode: int
     itemsize: int
     box: int
     columns: int
     box_taps: int
     x_taps: int
+    some_taps: int
     pixels: int
     targets: int
+    reached: int
+    rows: int
     sums: int
     scratch: int
     tasks: int
     workers: int
 
     @property
-    def tap_count(self) -> int:
+    def positions(self) -> int:
         """Kernel positions."""
         return self.d.kernel * self.h.kernel * self.w.kernel
 
     @property
     def packed_elements(self) -> int:
         """Elements of the weights in tile order."""
-        return self.groups * self.filter_blocks * self.tap_count * self.channels * self.tile_channels
+        return self.bias_elements * self.positions * self.channels
 
     @property
     def bias_elements(self) -> int:
-        """Elements of the bias, filled up to whole tiles."""
-        return self.groups * self.filter_blocks * self.tile_channels
+        """Elements of the bias, filled up to whole vectors."""
+        return self.groups * self.vectors * self.lanes
 
 
 def accumulator_itemsize(problem: ConvProblem) -> int:
@@ -123,20 +135,19 @@ def accumulator_itemsize(problem: ConvProblem) -> int:
 
 @lru_cache(maxsize=4096)
 def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
-    """Cut a problem for `broadcast_tile`: lanes are filters, groups are separate problems."""
+    """Cut a problem for broadcast tiles: lanes are filters, groups are separate problems."""
     itemsize = accumulator_itemsize(problem)
-    tile_channels = device.tile_channels(itemsize)
     channels, filters = problem.group_in_channels, problem.group_out_channels
-    slab = problem.taps * channels * tile_channels * itemsize
+    tile_vectors = _tile_vectors(filters, itemsize, device)
+    slab = problem.taps * channels * tile_vectors * device.vector_bytes
     channel_blocks = min(channels, -(-slab // (device.l2_bytes // 2)))
-    channel_block = -(-channels // channel_blocks)
     return _cut(
         problem,
         device,
         groups=problem.groups,
         channels=channels,
         filters=filters,
-        channel_block=channel_block,
+        channel_block=-(-channels // channel_blocks),
         multiplier=1,
         pixel_channels=channels,
         lanewise=False,
@@ -145,7 +156,8 @@ def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
 
 @lru_cache(maxsize=4096)
 def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
-    """Cut a depthwise problem for `lanewise_tile`: each lane is a filter with its own input channel."""
+    """Cut a depthwise problem for lanewise tiles: each lane is a filter with its own input channel."""
+    itemsize = accumulator_itemsize(problem)
     return _cut(
         problem,
         device,
@@ -154,9 +166,15 @@ def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         filters=problem.out_channels,
         channel_block=1,
         multiplier=problem.group_out_channels,
-        pixel_channels=device.tile_channels(accumulator_itemsize(problem)),
+        pixel_channels=_tile_vectors(problem.out_channels, itemsize, device) * device.lanes(itemsize),
         lanewise=True,
     )
+
+
+def _tile_vectors(filters: int, itemsize: int, device: CpuDevice) -> int:
+    """Share the vectors of `filters` out evenly: five are a tile of three and one of two, not four and one."""
+    vectors = -(-filters // device.lanes(itemsize))
+    return -(-vectors // -(-vectors // max(device.tiles)))
 
 
 def _cut(
@@ -172,29 +190,36 @@ def _cut(
     lanewise: bool,
 ) -> Blocking:
     itemsize = accumulator_itemsize(problem)
-    tile_channels = device.tile_channels(itemsize)
-    filter_blocks = -(-filters // tile_channels)
+    lanes = device.lanes(itemsize)
+    vectors, tile_vectors = -(-filters // lanes), _tile_vectors(filters, itemsize, device)
+    filter_blocks = -(-vectors // tile_vectors)
     channel_blocks = -(-channels // channel_block)
     geometry = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
     blocks = _block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
     d, h, w = (_axis(axis, block) for axis, block in zip(geometry, blocks, strict=True))
     places = problem.batch * groups * d.blocks * h.blocks * w.blocks
-    wanted = TASKS_PER_THREAD * device.threads if problem.flops >= SMALL_FLOPS else 1
+    wanted = TASKS_PER_THREAD * device.threads if problem.flops >= SMALL_FLOPS and device.threads > 1 else 1
     chunks = filter_blocks if lanewise else min(filter_blocks, max(1, -(-wanted // max(places, 1))))
     filter_chunk = -(-filter_blocks // chunks)
     tasks = places * -(-filter_blocks // filter_chunk)
 
-    pixel_count = d.block * h.block * w.block
-    table = 8 * -(-pixel_count // device.tile_pixels) * device.tile_pixels
-    tap_table = 8 * problem.taps * channel_blocks
+    most_pixels = max(device.tiles.values())
+    table = 8 * (d.block * h.block * w.block + 2 * most_pixels)
+    tap_table = 16 * problem.taps * channel_blocks
+    width = box_length(w, w.block)
+    box = box_length(d, d.block) * box_length(h, h.block) * width * pixel_channels * itemsize
     sizes = {
-        "box": box_length(d, d.block) * box_length(h, h.block) * box_length(w, w.block) * pixel_channels * itemsize,
-        "columns": 8 * box_length(w, w.block),
+        # A transpose writes whole vectors, past the last pixel too.
+        "box": box + device.vector_bytes,
+        "columns": 16 * width,
         "box_taps": tap_table,
         "x_taps": tap_table,
+        "some_taps": 16 * problem.taps,
         "pixels": table,
         "targets": table,
-        "sums": SUM_PIXELS * tile_channels * itemsize,
+        "reached": table,
+        "rows": 8 * (SUM_PIXELS + most_pixels),
+        "sums": (SUM_PIXELS + most_pixels) * tile_vectors * device.vector_bytes,
     }
     offsets, scratch = {}, 0
     for name, nbytes in sizes.items():
@@ -208,7 +233,9 @@ def _cut(
         groups=groups,
         channels=channels,
         filters=filters,
-        tile_channels=tile_channels,
+        lanes=lanes,
+        vectors=vectors,
+        tile_vectors=tile_vectors,
         filter_blocks=filter_blocks,
         filter_chunk=filter_chunk,
         channel_block=channel_block,
@@ -217,6 +244,7 @@ def _cut(
         pixel_channels=pixel_channels,
         lanewise=lanewise,
         copies=problem.dtype in ("float32", "float64"),
+        skips=_skips(problem, channels),
         padding_mode=PADDING_MODES.index(problem.padding_mode),
         itemsize=itemsize,
         **offsets,
@@ -224,6 +252,11 @@ def _cut(
         tasks=tasks,
         workers=1 if problem.flops < SMALL_FLOPS else max(1, min(device.threads, tasks)),
     )
+
+
+def _skips(problem: ConvProblem, channels: int) -> bool:
+    padded = any(axis.pad_before or axis.pad_after for axis in problem.geometry.axes)
+    return padded and problem.padding_mode == "zeros" and channels >= 8 and problem.taps <= MOST_SKIPPED_TAPS
 
 
 def _axis(axis: AxisGeometry, block: int) -> Axis:
@@ -267,10 +300,16 @@ def _block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: i
         w = -(-w // 2)
     w = even(width, w)
     h = 1
-    while h < height and box_bytes(1, min(2 * h, height), w) <= target:
+    # Under a long dilated kernel neighbouring blocks gather much the same rows: then rather a larger box.
+    while h < height and (box_bytes(1, min(2 * h, height), w) <= target or _mostly_shared(geometry[1], h)):
         h = min(2 * h, height)
     h = even(height, h)
     d = 1
     while h == height and d < depth and box_bytes(min(2 * d, depth), h, w) <= target:
         d = min(2 * d, depth)
     return even(depth, d), h, w
+
+
+def _mostly_shared(axis: AxisGeometry, outputs: int) -> bool:
+    """Say whether most of the rows that a block of `outputs` reads are read by the next block too."""
+    return axis.kernel_extent - axis.stride > 2 * outputs * axis.stride

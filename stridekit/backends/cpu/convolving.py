@@ -9,40 +9,20 @@ from __future__ import annotations
 from typing import Any
 
 from stridekit.backends.cpu.blocking import SUM_PIXELS
-from stridekit.backends.cpu.compiling import helper, kernel
-from stridekit.backends.cpu.finishing import finish
-from stridekit.backends.cpu.gathering import (
-    block_origin,
-    box_length,
-    fill_pixel_table,
+from stridekit.backends.cpu.compiling import kernel
+from stridekit.backends.cpu.finishing import NO_ACTIVATION, finish
+from stridekit.backends.cpu.gathering import block_origin, box_length, gather
+from stridekit.backends.cpu.summing import sum_pixels
+from stridekit.backends.cpu.tables import (
+    MOST_PIXELS,
+    fill_inner_table,
+    fill_outer_table,
+    fill_reached_table,
+    fill_row_table,
     fill_tap_table,
-    gather,
     inside,
 )
-from stridekit.backends.cpu.vector import TILE_PIXELS, broadcast_tile, lanewise_tile, next_task
-
-
-@helper
-def _sum_block(
-    acc: Any, b: Any, pixels: int, count: int, taps: int, whole_rows: bool, weights: int, bias: int, sums: int
-) -> None:
-    """Sum the products of `count` pixels with one filter block, channel block after channel block."""
-    row = b.tile_channels * b.itemsize
-    positions = b.d.kernel * b.h.kernel * b.w.kernel
-    tap_count = positions // b.w.kernel if whole_rows else positions
-    for c in range(b.channel_blocks):
-        depth = min(b.channel_block, b.channels - c * b.channel_block)
-        length = depth * b.w.kernel if whole_rows else depth
-        tap_table = taps + c * tap_count * 8
-        weight = weights + c * b.channel_block * positions * row
-        for p in range(0, count, TILE_PIXELS):
-            total = sums + p * row
-            # The first channel block starts every pixel from the bias, the others from the sums so far.
-            start, step = (bias, 0) if c == 0 else (total, row)
-            if b.lanewise:
-                lanewise_tile(acc, pixels + p * 8, tap_table, tap_count, length, weight, start, step, total)
-            else:
-                broadcast_tile(acc, pixels + p * 8, tap_table, tap_count, length, weight, start, step, total)
+from stridekit.backends.cpu.vector import next_task
 
 
 @kernel
@@ -75,24 +55,27 @@ def convolve(
     scratch : address of this thread's ``b.scratch`` bytes
     counter : address of the shared task counter
     """
-    lanes = b.tile_channels
     positions = b.d.kernel * b.h.kernel * b.w.kernel
-    slab = positions * b.channels * lanes * b.itemsize
+    group_row = b.vectors * b.lanes * b.itemsize
+    tile_channels = b.tile_vectors * b.lanes
+    tile_row = tile_channels * b.itemsize
     chunks = -(-b.filter_blocks // b.filter_chunk)
     w_pitch = b.pixel_channels * b.itemsize
     h_pitch = box_length(b.w, b.w.block) * w_pitch
     d_pitch = box_length(b.h, b.h.block) * h_pitch
     box, columns, sums = scratch + b.box, scratch + b.columns, scratch + b.sums
-    pixels, targets = scratch + b.pixels, scratch + b.targets
+    pixels, targets, reached = scratch + b.pixels, scratch + b.targets, scratch + b.reached
+    row_table, rows_of = scratch + b.rows, 0
     # A kernel row is one run of products where its channels lie end to end.
-    box_rows = b.channel_blocks == 1 and b.w.tap_step == 1 and not b.lanewise
-    x_rows = b.channel_blocks == 1 and b.w.dilation == 1 and x_strides[4] == w_pitch
+    box_rows = b.channel_blocks == 1 and b.w.tap_step == 1 and not b.lanewise and not (b.skips and b.w.pad > 0)
+    x_rows = b.channel_blocks == 1 and b.w.dilation == 1 and x_strides[4] == w_pitch and not b.lanewise
     box_taps, x_taps = scratch + b.box_taps, scratch + b.x_taps
     fill_tap_table(box_taps, b, box_rows, b.d.tap_step * d_pitch, b.h.tap_step * h_pitch, b.w.tap_step * w_pitch)
     fill_tap_table(
         x_taps, b, x_rows, b.d.dilation * x_strides[2], b.h.dilation * x_strides[3], b.w.dilation * x_strides[4]
     )
-    gathered, here = -1, False
+    unfinished = b.channel_blocks > 1 or activation != NO_ACTIVATION or out_strides[1] != b.itemsize or not b.copies
+    prepared, inner, outer = -1, 0, 0
     while True:
         task = next_task(counter)
         if task >= b.tasks:
@@ -101,45 +84,101 @@ def convolve(
         first = task % chunks * b.filter_chunk
         last = min(first + b.filter_chunk, b.filter_blocks)
         d0, h0, w0, rest = block_origin(b, place)
-        d1, h1, w1 = min(d0 + b.d.block, b.d.out), min(h0 + b.h.block, b.h.out), min(w0 + b.w.block, b.w.out)
-        depth, height, width = d1 - d0, h1 - h0, w1 - w0
         group, n = rest % b.groups, rest // b.groups
         # Lanewise, the box holds the channels of one filter block; else all channels of the group.
         wanted = task if b.lanewise else place
-        if wanted != gathered:
-            gathered = wanted
+        if wanted != prepared:
+            prepared = wanted
+            channel, count = group * b.channels, b.channels
+            if b.lanewise:
+                channel = first * tile_channels
+                count = min(tile_channels, b.filters - channel)
+            origin = d0, h0, w0
+            stop = min(d0 + b.d.block, b.d.out), min(h0 + b.h.block, b.h.out), min(w0 + b.w.block, b.w.out)
+            low, high = origin, origin
+            # A lane reads whole vectors: the last ones may lie past the end of x.
+            if in_place and (not b.lanewise or count == tile_channels):
+                d, h, w = inside(b.d, d0, stop[0]), inside(b.h, h0, stop[1]), inside(b.w, w0, stop[2])
+                low, high = (d[0], h[0], w[0]), (d[1], h[1], w[1])
             sample = x + n * x_strides[0]
-            here = in_place and inside(b.d, d0, d1) and inside(b.h, h0, h1) and inside(b.w, w0, w1)
-            if here:
-                corner = sample + group * b.channels * x_strides[1]
-                corner += (d0 * b.d.stride - b.d.pad) * x_strides[2]
-                corner += (h0 * b.h.stride - b.h.pad) * x_strides[3]
-                corner += (w0 * b.w.stride - b.w.pad) * x_strides[4]
-                d_step, h_step = b.d.stride * x_strides[2], b.h.stride * x_strides[3]
-                fill_pixel_table(pixels, corner, depth, height, width, d_step, h_step, b.w.stride * x_strides[4])
-            else:
-                channel = first * lanes if b.lanewise else group * b.channels
-                count = min(lanes, b.filters - channel) if b.lanewise else b.channels
-                gather(tag, acc, b, sample, x_strides, channel, count, (d0, h0, w0), (d1, h1, w1), box, columns)
-                d_step, h_step = b.d.pixel_step * d_pitch, b.h.pixel_step * h_pitch
-                fill_pixel_table(pixels, box, depth, height, width, d_step, h_step, b.w.pixel_step * w_pitch)
-            corner = out + n * out_strides[0] + d0 * out_strides[2] + h0 * out_strides[3] + w0 * out_strides[4]
-            fill_pixel_table(targets, corner, depth, height, width, out_strides[2], out_strides[3], out_strides[4])
-        for block in range(first, last):
-            at = group * b.filter_blocks + block
-            filters = min(lanes, b.filters - block * lanes)
-            plane = (group * b.filters + block * lanes) * out_strides[1]
-            for p in range(0, depth * height * width, SUM_PIXELS):
-                count = min(SUM_PIXELS, depth * height * width - p)
-                _sum_block(
-                    acc,
-                    b,
-                    pixels + p * 8,
-                    count,
-                    x_taps if here else box_taps,
-                    x_rows if here else box_rows,
-                    weights + at * slab,
-                    bias + at * lanes * b.itemsize,
-                    sums,
+            inner = fill_inner_table(
+                pixels,
+                sample
+                + channel * x_strides[1]
+                - b.d.pad * x_strides[2]
+                - b.h.pad * x_strides[3]
+                - b.w.pad * x_strides[4],
+                low,
+                high,
+                b.d.stride * x_strides[2],
+                b.h.stride * x_strides[3],
+                b.w.stride * x_strides[4],
+            )
+            corner = out + n * out_strides[0]
+            fill_inner_table(targets, corner, low, high, out_strides[2], out_strides[3], out_strides[4])
+            after = (inner + MOST_PIXELS) * 8
+            corner += d0 * out_strides[2] + h0 * out_strides[3] + w0 * out_strides[4]
+            outer = fill_outer_table(
+                targets + after, corner, origin, low, high, stop, out_strides[2], out_strides[3], out_strides[4]
+            )
+            if outer > 0:
+                gather(tag, acc, b, sample, x_strides, channel, count, origin, low, high, stop, box, columns)
+                fill_outer_table(
+                    pixels + after,
+                    box,
+                    origin,
+                    low,
+                    high,
+                    stop,
+                    b.d.pixel_step * d_pitch,
+                    b.h.pixel_step * h_pitch,
+                    b.w.pixel_step * w_pitch,
                 )
-                finish(tag, acc, b, sums, count, filters, activation, slope, targets + p * 8, plane, out_strides[1])
+                if b.skips:
+                    fill_reached_table(reached, b, box_rows, origin, low, high, stop)
+        for block in range(first, last):
+            vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
+            filters = min(tile_channels, b.filters - block * tile_channels)
+            plane = (group * b.filters + block * tile_channels) * out_strides[1]
+            direct = not unfinished and filters == vectors * b.lanes
+            weight = weights + (group * group_row + block * tile_row) * positions * b.channels
+            bias_row = bias + group * group_row + block * tile_row
+            if not direct and rows_of != vectors:
+                rows_of = vectors
+                fill_row_table(row_table, sums, vectors * b.lanes * b.itemsize, SUM_PIXELS + MOST_PIXELS)
+            for part in range(2):
+                total = inner if part == 0 else outer
+                shift = 0 if part == 0 else (inner + MOST_PIXELS) * 8
+                for p in range(0, total, max(total, 1) if direct else SUM_PIXELS):
+                    count = total if direct else min(SUM_PIXELS, total - p)
+                    sum_pixels(
+                        acc,
+                        b,
+                        vectors,
+                        pixels + shift + p * 8,
+                        count,
+                        reached + p * 8 if part == 1 and b.skips else 0,
+                        x_taps if part == 0 else box_taps,
+                        x_rows if part == 0 else box_rows,
+                        scratch + b.some_taps,
+                        weight,
+                        bias_row,
+                        sums,
+                        targets + shift if direct else row_table,
+                        plane if direct else 0,
+                    )
+                    if not direct:
+                        finish(
+                            tag,
+                            acc,
+                            b,
+                            sums,
+                            count,
+                            vectors,
+                            filters,
+                            activation,
+                            slope,
+                            targets + shift + p * 8,
+                            plane,
+                            out_strides[1],
+                        )

@@ -12,6 +12,9 @@ from stridekit.backends.cpu.threads import get_num_threads
 
 DEFAULT_L2_BYTES = 512 * 1024
 
+_TILES = {16: {1: 12, 2: 6}, 32: {1: 24, 2: 14, 3: 8, 4: 6}}
+"""Tiles by vector registers: P * Q sums, Q weights and an input fit into them."""
+
 
 @dataclass(frozen=True)
 class CpuDevice:
@@ -53,22 +56,13 @@ class CpuDevice:
         return f"{self.model}, {self.threads} thread{plural}, {8 * self.vector_bytes}-bit vectors"
 
     @property
-    def tile_pixels(self) -> int:
-        """Output pixels P of the register tile."""
-        return 6
-
-    @property
-    def tile_vectors(self) -> int:
-        """Vectors Q of output channels of the register tile: P * Q sums, Q weights and an input must fit."""
-        return 4 if self.vector_registers >= 32 else 2
+    def tiles(self) -> dict[int, int]:
+        """Output pixels P of the register tile for each number Q of vectors of output channels."""
+        return _TILES[self.vector_registers]
 
     def lanes(self, itemsize: int) -> int:
         """Elements of one vector."""
         return self.vector_bytes // itemsize
-
-    def tile_channels(self, itemsize: int) -> int:
-        """Output channels of the register tile."""
-        return self.tile_vectors * self.lanes(itemsize)
 
 
 def device() -> CpuDevice:

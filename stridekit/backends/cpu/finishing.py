@@ -7,7 +7,7 @@ from typing import Any
 
 from stridekit.activation import ACTIVATIONS
 from stridekit.backends.cpu.compiling import helper
-from stridekit.backends.cpu.vector import copy_row, get_int, load, store
+from stridekit.backends.cpu.vector import copy_vectors, get_int, load, store, transpose
 
 NO_ACTIVATION = -1
 RELU, RELU6, SILU, GELU, LEAKY_RELU = (
@@ -44,12 +44,42 @@ def _activate(acc: Any, sums: int, count: int, itemsize: int, activation: int, s
 
 
 @helper
+def _in_sequence(targets: int, count: int, itemsize: int) -> bool:
+    first, same = get_int(targets, 0), True
+    for p in range(1, count):
+        same &= get_int(targets, p) == first + p * itemsize
+    return same
+
+
+@helper
+def _store_transposed(
+    acc: Any, b: Any, sums: int, row: int, pixels: int, filters: int, targets: int, plane: int, filter_stride: int
+) -> None:
+    """Store vector by vector of filters and pixels; squares that are not whole or not in sequence by element."""
+    for p in range(0, pixels, b.lanes):
+        count = min(b.lanes, pixels - p)
+        whole = count == b.lanes and _in_sequence(targets + p * 8, count, b.itemsize)
+        target = get_int(targets, p) + plane
+        for k in range(0, filters, b.lanes):
+            source = sums + p * row + k * b.itemsize
+            number = min(b.lanes, filters - k)
+            if whole:
+                transpose(acc, target + k * filter_stride, filter_stride, source, row, count, number)
+            else:
+                for i in range(number):
+                    offset = plane + (k + i) * filter_stride
+                    for j in range(count):
+                        store(acc, get_int(targets, p + j) + offset, load(acc, source + j * row + i * b.itemsize))
+
+
+@helper
 def finish(
     tag: Any,
     acc: Any,
     b: Any,
     sums: int,
     pixels: int,
+    vectors: int,
     filters: int,
     activation: int,
     slope: float,
@@ -59,14 +89,18 @@ def finish(
 ) -> None:
     """Apply the activation to the sums of `pixels` pixels and store those of the first `filters` lanes.
 
-    `targets` holds the address of each pixel in the output, `plane` the byte offset of the first filter there.
+    `sums` holds rows of `vectors` vectors, `targets` the address of each pixel in the output, `plane` the byte
+    offset of the first filter there.
     """
-    row = b.tile_channels * b.itemsize
+    lanes = vectors * b.lanes
+    row = lanes * b.itemsize
     if activation != NO_ACTIVATION:
-        _activate(acc, sums, pixels * b.tile_channels, b.itemsize, activation, slope)
-    if b.copies and filter_stride == b.itemsize and filters == b.tile_channels:
+        _activate(acc, sums, pixels * lanes, b.itemsize, activation, slope)
+    if b.copies and filter_stride == b.itemsize and filters == lanes:
         for p in range(pixels):
-            copy_row(get_int(targets, p) + plane, sums + p * row)
+            copy_vectors(get_int(targets, p) + plane, sums + p * row, vectors)
+    elif b.copies and filter_stride != b.itemsize:
+        _store_transposed(acc, b, sums, row, pixels, filters, targets, plane, filter_stride)
     elif filter_stride == b.itemsize:
         for p in range(pixels):
             target, source = get_int(targets, p) + plane, sums + p * row

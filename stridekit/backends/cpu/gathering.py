@@ -1,7 +1,7 @@
-"""Where the tile reads: address tables of pixels and taps, and the box into which a block of input is gathered.
+"""The box: a block of input with its padding resolved, channels innermost, in the type of the sums.
 
-A box holds the input of one output block with its padding resolved, channels innermost, in the type of the sums;
-so a tile needs to know nothing of padding modes, layouts or 16-bit types.
+So a tile needs to know nothing of padding modes, layouts or 16-bit types. Rows and pixels are written in ascending
+order of their addresses: a transpose may write past a pixel's channels, into pixels that are written after it.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Any
 
 from stridekit.backends.cpu.blocking import box_length as _box_length
 from stridekit.backends.cpu.compiling import helper
-from stridekit.backends.cpu.vector import TILE_PIXELS, copy_bytes, get_int, load, set_int, store
+from stridekit.backends.cpu.vector import copy_bytes, copy_vectors, get_int, load, set_int, store, transpose
 from stridekit.padding import source_index as _source_index
 
 box_length = helper(_box_length)
@@ -18,8 +18,6 @@ source_index = helper(_source_index)
 
 NOWHERE = -(1 << 62)
 """Stands in a table of byte offsets for "padding, holds zeros"."""
-CHANNEL_RUN = 16
-"""Channels gathered at once from channels-first memory: that many read streams, whole cache lines written."""
 
 
 @helper
@@ -33,44 +31,6 @@ def block_origin(b: Any, place: int) -> Any:
 
 
 @helper
-def inside(axis: Any, start: int, stop: int) -> bool:
-    """Say whether the windows of outputs start..stop-1 touch no padding on this axis."""
-    first = start * axis.stride - axis.pad
-    last = (stop - 1) * axis.stride - axis.pad + axis.dilation * (axis.kernel - 1)
-    return first >= 0 and last < axis.size
-
-
-@helper
-def fill_tap_table(table: int, b: Any, whole_rows: bool, d_step: int, h_step: int, w_step: int) -> None:
-    """Write the byte offset of every tap, for every channel block; of whole kernel rows only if those are runs."""
-    at = 0
-    for block in range(b.channel_blocks):
-        for t in range(b.d.kernel):
-            for r in range(b.h.kernel):
-                for s in range(1 if whole_rows else b.w.kernel):
-                    offset = t * d_step + r * h_step + s * w_step
-                    set_int(table, at, offset + block * b.channel_block * b.itemsize)
-                    at += 1
-
-
-@helper
-def fill_pixel_table(
-    table: int, corner: int, depth: int, height: int, width: int, d_step: int, h_step: int, w_step: int
-) -> None:
-    """Write the address of every pixel of a block; the last one again until the last tile is full."""
-    at, address = 0, corner
-    for d in range(depth):
-        for h in range(height):
-            for w in range(width):
-                address = corner + d * d_step + h * h_step + w * w_step
-                set_int(table, at, address)
-                at += 1
-    while at % TILE_PIXELS:
-        set_int(table, at, address)
-        at += 1
-
-
-@helper
 def _source(axis: Any, start: int, position: int, mode: int) -> int:
     """Input coordinate of a box position, or -1 for a zero."""
     if axis.compact:
@@ -80,54 +40,104 @@ def _source(axis: Any, start: int, position: int, mode: int) -> int:
 
 
 @helper
+def _fill_columns(columns: int, b: Any, start: int, width: int, step: int) -> None:
+    """Write for each box column its byte offset in an input row, and how many columns from there lie in sequence."""
+    run, following = 0, NOWHERE
+    for j in range(width - 1, -1, -1):
+        source = _source(b.w, start, j, b.padding_mode)
+        offset = NOWHERE if source < 0 else source * step
+        run = run + 1 if following == offset + step else 1
+        following = offset
+        set_int(columns, 2 * j, offset)
+        set_int(columns, 2 * j + 1, run)
+
+
+@helper
 def _fill_zeros(acc: Any, address: int, count: int, itemsize: int) -> None:
     for i in range(count):
         store(acc, address + i * itemsize, acc)
 
 
 @helper
-def _gather_row(
-    tag: Any, acc: Any, b: Any, base: int, strides: Any, first: int, count: int, columns: int, width: int, row: int
+def _copy_row(
+    acc: Any, b: Any, base: int, step: int, count: int, columns: int, first: int, last: int, row: int
 ) -> None:
-    pitch = b.pixel_channels * b.itemsize
-    pixel_outside = abs(strides[1]) <= abs(strides[4])
-    if pixel_outside and b.copies and strides[1] == b.itemsize and b.multiplier == 1:
-        start = 0
-        while start < width:
-            column = get_int(columns, start)
-            if column == NOWHERE:
-                _fill_zeros(acc, row + start * pitch, b.pixel_channels, b.itemsize)
-                start += 1
-                continue
-            stop = start + 1
-            if strides[4] == pitch and count == b.pixel_channels:
-                while stop < width and get_int(columns, stop) == column + (stop - start) * pitch:
-                    stop += 1
-            copy_bytes(
-                row + start * pitch,
-                base + first * b.itemsize + column,
-                ((stop - start - 1) * pitch) + count * b.itemsize,
-            )
-            _fill_zeros(acc, row + start * pitch + count * b.itemsize, b.pixel_channels - count, b.itemsize)
-            start = stop
-        return
-    run = count if pixel_outside else CHANNEL_RUN
-    for i0 in range(0, count, run):
-        i1 = min(i0 + run, count)
-        for j in range(width):
-            column, at = get_int(columns, j), row + j * pitch
-            if column == NOWHERE:
-                _fill_zeros(acc, at + i0 * b.itemsize, i1 - i0, b.itemsize)
-            elif b.multiplier == 1:
-                for i in range(i0, i1):
-                    store(acc, at + i * b.itemsize, load(tag, base + column + (first + i) * strides[1]))
+    """Copy one row of pixels whose channels lie end to end."""
+    pitch, nbytes = b.pixel_channels * b.itemsize, count * b.itemsize
+    vector = b.lanes * b.itemsize
+    j = first
+    while j < last:
+        column, run = get_int(columns, 2 * j), min(get_int(columns, 2 * j + 1), last - j)
+        at = row + j * pitch
+        if column == NOWHERE:
+            _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
+            j += 1
+        elif step == pitch and nbytes == pitch and run > 1:
+            copy_bytes(at, base + column, run * pitch)
+            j += run
+        else:
+            if nbytes % vector == 0:
+                copy_vectors(at, base + column, nbytes // vector)
             else:
-                for i in range(i0, i1):
-                    channel = (first + i) // b.multiplier
-                    store(acc, at + i * b.itemsize, load(tag, base + column + channel * strides[1]))
-    if count < b.pixel_channels:
-        for j in range(width):
-            _fill_zeros(acc, row + j * pitch + count * b.itemsize, b.pixel_channels - count, b.itemsize)
+                copy_bytes(at, base + column, nbytes)
+            _fill_zeros(acc, at + nbytes, b.pixel_channels - count, b.itemsize)
+            j += 1
+
+
+@helper
+def _transpose_row(
+    acc: Any, b: Any, base: int, channel_step: int, count: int, columns: int, width: int, row: int
+) -> None:
+    """Transpose one row of pixels, each channel of which is a plane."""
+    pitch = b.pixel_channels * b.itemsize
+    last = (count - 1) // b.lanes * b.lanes
+    j = 0
+    while j < width:
+        column, run = get_int(columns, 2 * j), get_int(columns, 2 * j + 1)
+        at = row + j * pitch
+        if column == NOWHERE:
+            _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
+            j += 1
+        elif run >= b.lanes:
+            # Backwards, since the last channels' vectors may reach into the next pixel.
+            for i in range(last, -1, -b.lanes):
+                source = base + column + i * channel_step
+                transpose(acc, at + i * b.itemsize, pitch, source, channel_step, count - i, b.lanes)
+            if count < b.pixel_channels:
+                for p in range(b.lanes):
+                    _fill_zeros(acc, at + p * pitch + count * b.itemsize, b.pixel_channels - count, b.itemsize)
+            j += b.lanes
+        else:
+            for i in range(count):
+                store(acc, at + i * b.itemsize, load(acc, base + column + i * channel_step))
+            _fill_zeros(acc, at + count * b.itemsize, b.pixel_channels - count, b.itemsize)
+            j += 1
+
+
+@helper
+def _convert_row(
+    tag: Any, acc: Any, b: Any, base: int, channel_step: int, first: int, count: int, columns: int, width: int, row: int
+) -> None:
+    """Gather one row element by element: 16-bit types, several filters of one channel, odd strides."""
+    for j in range(width):
+        column, at = get_int(columns, 2 * j), row + j * b.pixel_channels * b.itemsize
+        if column == NOWHERE:
+            _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
+            continue
+        for i in range(count):
+            channel = (first + i) // b.multiplier
+            store(acc, at + i * b.itemsize, load(tag, base + column + channel * channel_step))
+        _fill_zeros(acc, at + count * b.itemsize, b.pixel_channels - count, b.itemsize)
+
+
+@helper
+def _only_inner(axis: Any, start: int, low: int, high: int, stop: int) -> Any:
+    """Return the range of box positions that no output of start..stop-1 but low..high-1 reads."""
+    if low >= high:
+        return 0, 0
+    first = box_length(axis, low - start) if low > start else 0
+    last = (high - start) * axis.pixel_step if high < stop else box_length(axis, stop - start)
+    return first, max(first, last)
 
 
 @helper
@@ -140,25 +150,38 @@ def gather(
     first: int,
     count: int,
     origin: Any,
+    low: Any,
+    high: Any,
     stop: Any,
     box: int,
     columns: int,
 ) -> None:
-    """Gather what outputs origin..stop-1 read of `count` filters' or channels' input, from `first` on, into the box."""
+    """Gather what outputs origin..stop-1 without low..high-1 read of `count` filters' or channels' input."""
     width = box_length(b.w, stop[2] - origin[2])
     w_pitch = b.pixel_channels * b.itemsize
     h_pitch = box_length(b.w, b.w.block) * w_pitch
     d_pitch = box_length(b.h, b.h.block) * h_pitch
-    for j in range(width):
-        source = _source(b.w, origin[2], j, b.padding_mode)
-        set_int(columns, j, NOWHERE if source < 0 else source * strides[4])
+    _fill_columns(columns, b, origin[2], width, strides[4])
+    d_first, d_last = _only_inner(b.d, origin[0], low[0], high[0], stop[0])
+    h_first, h_last = _only_inner(b.h, origin[1], low[1], high[1], stop[1])
+    w_first, w_last = _only_inner(b.w, origin[2], low[2], high[2], stop[2])
+    plain = b.copies and b.multiplier == 1
+    shift = first * strides[1]
     for d in range(box_length(b.d, stop[0] - origin[0])):
         d_source = _source(b.d, origin[0], d, b.padding_mode)
         for h in range(box_length(b.h, stop[1] - origin[1])):
             h_source = _source(b.h, origin[1], h, b.padding_mode)
             row = box + d * d_pitch + h * h_pitch
+            base = sample + d_source * strides[2] + h_source * strides[3]
             if d_source < 0 or h_source < 0:
                 _fill_zeros(acc, row, width * b.pixel_channels, b.itemsize)
+            elif plain and strides[1] == b.itemsize:
+                if d_first <= d < d_last and h_first <= h < h_last:
+                    _copy_row(acc, b, base + shift, strides[4], count, columns, 0, w_first, row)
+                    _copy_row(acc, b, base + shift, strides[4], count, columns, w_last, width, row)
+                else:
+                    _copy_row(acc, b, base + shift, strides[4], count, columns, 0, width, row)
+            elif plain and strides[4] == b.itemsize:
+                _transpose_row(acc, b, base + shift, strides[1], count, columns, width, row)
             else:
-                base = sample + d_source * strides[2] + h_source * strides[3]
-                _gather_row(tag, acc, b, base, strides, first, count, columns, width, row)
+                _convert_row(tag, acc, b, base, strides[1], first, count, columns, width, row)

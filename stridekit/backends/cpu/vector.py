@@ -1,8 +1,4 @@
-"""The vector tile, as LLVM IR: the only place that knows how a multiply-add reaches the processor.
-
-Numba cannot express a register tile, so an intrinsic emits it. P output pixels times Q vectors of output channels
-are summed in registers; weights are read as vectors, an input element is broadcast from wherever it lies. Stride,
-dilation and layout only move addresses. Memory is named by int64 addresses throughout.
+"""Memory and vectors, as LLVM IR: what Numba cannot express. Memory is named by int64 addresses throughout.
 
 A *tag* is a scalar whose Numba type stands for a type of element in memory: float32 and float64 for themselves,
 uint16 for float16 and int16 for bfloat16, which Numba does not know. 16-bit elements become float32 when loaded.
@@ -10,7 +6,6 @@ uint16 for float16 and int16 for bfloat16, which Numba does not know. 16-bit ele
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,10 +24,7 @@ TAGS: dict[str, Any] = {
 }
 """The tag of each dtype."""
 
-_HOST = host()
-TILE_PIXELS = _HOST.tile_pixels
-TILE_VECTORS = _HOST.tile_vectors
-VECTOR_BYTES = _HOST.vector_bytes
+VECTOR_BYTES = host().vector_bytes
 
 _FLOAT16, _BFLOAT16 = types.uint16, types.int16
 _INT64 = ir.IntType(64)
@@ -146,150 +138,77 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, nbytes: Any) -> Any:
 
 
 @intrinsic
-def copy_row(typingctx: Any, target: Any, source: Any) -> Any:
-    """Copy the Q vectors of one pixel between addresses of any alignment."""
+def copy_vectors(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
+    """Copy `count` whole vectors between addresses of any alignment that do not overlap."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
         vector = ir.VectorType(ir.IntType(8), VECTOR_BYTES)
-        for number in range(TILE_VECTORS):
-            target, source = (_pointer(builder, _add(builder, a, number * VECTOR_BYTES), vector) for a in args)
-            builder.store(builder.load(source, align=1), target, align=1)
+        to, come = (builder.inttoptr(address, vector.as_pointer()) for address in args[:2])
+        with cgutils.for_range(builder, args[2], intp=_INT64) as loop:
+            value = builder.load(builder.gep(come, [loop.index]), align=1)
+            builder.store(value, builder.gep(to, [loop.index]), align=1)
         return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+    return types.void(types.int64, types.int64, types.int64), codegen
 
 
-class _Tile:
-    """Emits the parts that both tiles share: vector type, sums, loads, multiply-adds."""
+@intrinsic
+def square(typingctx: Any, acc: Any) -> Any:
+    """Return the address of room on the stack for a square of one vector's length, to be used in this function."""
 
-    def __init__(self, context: Any, builder: _Builder, tag: Any):
-        self.builder = builder
-        self.element = _scalar(tag)
-        self.itemsize = 8 if tag == types.float64 else 4
-        self.lanes = VECTOR_BYTES // self.itemsize
-        self.vector = ir.VectorType(self.element, self.lanes)
-        suffix = f"v{self.lanes}f{8 * self.itemsize}"
-        signature = ir.FunctionType(self.vector, [self.vector] * 3)
-        self.fma = cgutils.get_or_insert_function(builder.module, signature, f"llvm.fma.{suffix}")
-        self.sums = [
-            [cgutils.alloca_once(builder, self.vector) for _ in range(TILE_VECTORS)] for _ in range(TILE_PIXELS)
-        ]
+    def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        room = cgutils.alloca_once(builder, ir.VectorType(_scalar(acc), lanes), size=lanes)
+        return builder.ptrtoint(room, _INT64)
 
-    def load_vector(self, address: _Value, number: int = 0) -> _Value:
-        where = _add(self.builder, address, number * VECTOR_BYTES)
-        return self.builder.load(_pointer(self.builder, where, self.vector), align=4)
-
-    def broadcast(self, address: _Value) -> _Value:
-        builder = self.builder
-        scalar = builder.load(_pointer(builder, address, self.element), align=4)
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        mask = ir.Constant(ir.VectorType(_INT32, self.lanes), [0] * self.lanes)
-        return builder.shuffle_vector(first, undefined, mask)
-
-    def multiply_add(self, pixel: int, number: int, a: _Value, b: _Value) -> None:
-        builder, total = self.builder, self.sums[pixel][number]
-        if _HOST.fma:
-            builder.store(builder.call(self.fma, [a, b, builder.load(total)]), total)
-        else:
-            builder.store(builder.fadd(builder.fmul(a, b), builder.load(total)), total)
-
-    def pixel_addresses(self, table: _Value) -> list[_Value]:
-        pointer = _pointer(self.builder, table, _INT64)
-        return [
-            self.builder.load(self.builder.gep(pointer, [ir.Constant(_INT64, pixel)]), align=8)
-            for pixel in range(TILE_PIXELS)
-        ]
-
-    def begin(self, start: _Value, step: _Value) -> None:
-        """Load the sums: pixel p begins at ``start + p * step``; step 0 starts all from one row, the bias."""
-        for pixel, row in enumerate(self.sums):
-            base = self.builder.add(start, self.builder.mul(step, ir.Constant(_INT64, pixel)))
-            for number, total in enumerate(row):
-                self.builder.store(self.load_vector(base, number), total)
-
-    def end(self, sums: _Value) -> None:
-        """Store the sums, one row of vectors a pixel."""
-        for pixel, row in enumerate(self.sums):
-            for number, total in enumerate(row):
-                offset = (pixel * TILE_VECTORS + number) * VECTOR_BYTES
-                pointer = _pointer(self.builder, _add(self.builder, sums, offset), self.vector)
-                self.builder.store(self.builder.load(total), pointer, align=4)
+    return types.int64(acc), codegen
 
 
-def _tile_intrinsic(emit: Callable[..., None]) -> Any:
-    def declare(
-        typingctx: Any,
-        tag: Any,
-        pixels: Any,
-        taps: Any,
-        tap_count: Any,
-        length: Any,
-        weights: Any,
-        start: Any,
-        step: Any,
-        sums: Any,
-    ) -> Any:
-        def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-            _, pixel_table, tap_table, count, run, weight, start_row, start_step, total = args
-            tile = _Tile(context, builder, tag)
-            tile.begin(start_row, start_step)
-            emit(tile, tile.pixel_addresses(pixel_table), tap_table, count, run, weight)
-            tile.end(total)
-            return context.get_dummy_value()
+@intrinsic
+def transpose(
+    typingctx: Any, acc: Any, target: Any, target_step: Any, source: Any, source_step: Any, rows: Any, columns: Any
+) -> Any:
+    """Transpose a square of one vector's length: source row i, element j goes to target row j, element i.
 
-        return types.void(tag, *(types.int64,) * 8), codegen
+    Only the first `rows` source rows are read (the last of them again for those beyond) and only the first
+    `columns` target rows are written, but each of those in full. Steps are bytes from row to row.
+    """
 
-    return declare
+    def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+        _, to, to_step, come, come_step, row_count, column_count = args
+        element = _scalar(acc)
+        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        vector = ir.VectorType(element, lanes)
+        last = builder.sub(row_count, ir.Constant(_INT64, 1))
+        square = []
+        for i in range(lanes):
+            number = ir.Constant(_INT64, i)
+            row = builder.select(builder.icmp_signed("<", number, last), number, last)
+            where = builder.add(come, builder.mul(row, come_step))
+            square.append(builder.load(_pointer(builder, where, vector), align=1))
+        step = 1
+        while step < lanes:
+            square = _swap_bit(builder, square, step)
+            step *= 2
+        for j in range(lanes):
+            number = ir.Constant(_INT64, j)
+            with builder.if_then(builder.icmp_signed("<", number, column_count)):
+                where = builder.add(to, builder.mul(number, to_step))
+                builder.store(square[j], _pointer(builder, where, vector), align=1)
+        return context.get_dummy_value()
 
-
-def _emit_broadcast(
-    tile: _Tile, pixels: list[_Value], taps: _Value, count: _Value, length: _Value, weights: _Value
-) -> None:
-    builder = tile.builder
-    weight = cgutils.alloca_once_value(builder, weights)
-    with cgutils.for_range(builder, count, intp=_INT64) as tap:
-        offset = builder.load(builder.gep(_pointer(builder, taps, _INT64), [tap.index]), align=8)
-        bases = [builder.add(pixel, offset) for pixel in pixels]
-        with cgutils.for_range(builder, length, intp=_INT64) as element:
-            here = builder.load(weight)
-            vectors = [tile.load_vector(here, number) for number in range(TILE_VECTORS)]
-            builder.store(_add(builder, here, TILE_VECTORS * VECTOR_BYTES), weight)
-            shift = builder.mul(element.index, ir.Constant(_INT64, tile.itemsize))
-            for pixel, base in enumerate(bases):
-                value = tile.broadcast(builder.add(base, shift))
-                for number, vector in enumerate(vectors):
-                    tile.multiply_add(pixel, number, value, vector)
+    return types.void(acc, *(types.int64,) * 6), codegen
 
 
-def _emit_lanewise(
-    tile: _Tile, pixels: list[_Value], taps: _Value, count: _Value, length: _Value, weights: _Value
-) -> None:
-    builder = tile.builder
-    weight = cgutils.alloca_once_value(builder, weights)
-    with cgutils.for_range(builder, count, intp=_INT64) as tap:
-        offset = builder.load(builder.gep(_pointer(builder, taps, _INT64), [tap.index]), align=8)
-        here = builder.load(weight)
-        vectors = [tile.load_vector(here, number) for number in range(TILE_VECTORS)]
-        builder.store(_add(builder, here, TILE_VECTORS * VECTOR_BYTES), weight)
-        for pixel, base in enumerate(pixels):
-            where = builder.add(base, offset)
-            for number, vector in enumerate(vectors):
-                tile.multiply_add(pixel, number, tile.load_vector(where, number), vector)
-
-
-broadcast_tile = intrinsic(_tile_intrinsic(_emit_broadcast))
-"""``broadcast_tile(tag, pixels, taps, tap_count, length, weights, start, step, sums)``: the convolution's tile.
-
-pixels : address of P int64 addresses, where each pixel's first input element lies
-taps : address of `tap_count` int64 byte offsets from there, each the start of `length` neighbouring elements
-weights : address of ``[tap_count][length][Q][V]`` elements
-start, step : address of the first pixel's initial sums and bytes to the next pixel's; step 0 for a bias row
-sums : address of ``[P][Q][V]`` elements, written
-"""
-
-lanewise_tile = intrinsic(_tile_intrinsic(_emit_lanewise))
-"""The depthwise tile: as `broadcast_tile`, but each lane has its own input channel, read as a vector.
-
-Each tap is one vector row of Q vectors; `length` is not used. weights : ``[tap_count][Q][V]``.
-"""
+def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value]:
+    """Exchange one bit of the row's number with the same bit of the lane's: all bits make a transpose."""
+    lanes = len(square)
+    low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]
+    high = [lane + step if not lane & step else lanes + lane for lane in range(lanes)]
+    masks = [ir.Constant(ir.VectorType(_INT32, lanes), mask) for mask in (low, high)]
+    swapped = list(square)
+    for row in range(lanes):
+        if not row & step:
+            pair = square[row], square[row + step]
+            swapped[row], swapped[row + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+    return swapped
