@@ -1,0 +1,299 @@
+"""The main job: run one layer at several strides, and measure what each stride gives, costs and loses."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stridekit import vram
+from stridekit.advice import recommend, typical_use, warnings_about
+from stridekit.arguments import as_int, per_axis
+from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
+from stridekit.backends import load_backend, preferred_backend
+from stridekit.comparison import FeatureMap, Pictures, StrideComparison, StrideRow
+from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
+from stridekit.filters import FilterBank, filter_bank
+from stridekit.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
+from stridekit.padding import Padding
+from stridekit.planning import Plan, choose_backend, plan_conv
+
+DEFAULT_STRIDES = (1, 2, 3, 4, 5, 8, 10)
+DEFAULT_MAX_ALIASED_ENERGY = 0.1
+SHOWN_FILTERS = 4
+
+
+@dataclass(frozen=True)
+class ChosenDevice:
+    """Where a comparison runs, and why there."""
+
+    backend: str
+    description: str
+    why: str
+
+
+def compare_strides(
+    image: str | os.PathLike[str] | Array,
+    strides: Sequence[int | Sequence[int]] = DEFAULT_STRIDES,
+    *,
+    kernel_size: int | Sequence[int] = 7,
+    filters: int = 32,
+    padding: Padding = "same",
+    dtype: Any = "float32",
+    backend: str = "auto",
+    weight: Array | None = None,
+    repeats: int | None = None,
+    max_aliased_energy: float = DEFAULT_MAX_ALIASED_ENERGY,
+    name: str | None = None,
+    progress: Progress | None = None,
+) -> StrideComparison:
+    """Run a layer at several strides on a picture, and measure what each stride gives, costs and loses.
+
+    Time is of ``plan.execute`` with packed weights, into memory that is already there: after a warm-up the strides
+    take turns, so that whatever else the machine does hits all alike. Stride 1 is always measured, as the baseline.
+
+    The recommendation is the largest stride (in input positions for each output position) of those asked for whose
+    aliased energy is at most `max_aliased_energy` and whose windows leave no gap between them.
+
+    Parameters
+    ----------
+    image : path or array
+        A file that Pillow reads, or floats of shape (H, W) or (N, C, H, W).
+    strides : sequence of int or (rows, columns)
+        Repeated ones are measured once.
+    kernel_size, filters : int or (rows, columns), int
+        Of `stridekit.filters.filter_bank`; unused if `weight` is given.
+    padding : int, pairs or name
+        As for `stridekit.conv2d`.
+    dtype : str or dtype
+        What image and weights are cast to.
+    backend : {"auto", "cuda", "cpu", "reference"}
+        "auto": as `stridekit.use_backend` or STRIDEKIT_BACKEND say, else the first that can run here.
+    weight : array, shape (K, C, R, S), optional
+        Filters of your own.
+    repeats : int, optional
+        Timed executions of each stride. By default what fits into 3 seconds, at least 5 and at most 50.
+    max_aliased_energy : float
+        0 to 1.
+    name : str, optional
+        What reports call the picture.
+    progress : callable, optional
+        Called with (what is done, steps done, steps in all).
+
+    Returns
+    -------
+    StrideComparison
+        ``.rows``, ``.recommendation``, ``.warnings``; ``.to_json()``; ``.save(directory)``.
+
+    Raises
+    ------
+    ShapeError, DtypeError, ImageError, BackendUnavailableError
+        Before anything is computed.
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> from stridekit.images import zone_plate
+    >>> result = sk.compare_strides(zone_plate(64), (2, (2, 1)), filters=4, backend="reference", repeats=1)
+    >>> [row.output_size for row in result.rows]
+    [(32, 32), (32, 64)]
+    """
+    asked = _strides(strides)
+    if not 0 <= max_aliased_energy <= 1:
+        raise ShapeError(f"max_aliased_energy is {max_aliased_energy}; wanted a share from 0 to 1")
+    if repeats is not None and as_int("repeats", repeats) < 1:
+        raise ShapeError(f"repeats is {repeats}; wanted at least 1")
+    dtype = _dtype(dtype)
+    device = choose_device(backend)
+    pixels = _pixels(image, dtype)
+    bank = _bank(weight, filters, kernel_size, pixels.shape[1], dtype)
+    plans = {
+        stride: plan_conv(
+            pixels.shape,
+            bank.weight.shape,
+            dtype=dtype,
+            stride=stride,
+            padding=padding,
+            backend=device.backend,
+        )
+        for stride in dict.fromkeys((BASELINE, *asked))
+    }
+    report = progress or _silent
+    runs = warm_up(plans, pixels, bank.weight, report)
+    # The spectrum comes before the clock: it is where a response that overflowed its dtype is found.
+    total, beyond = spectra_of(runs, dtype, report)
+    rounds = take_turns(runs, pixels, repeats, report)
+    rows = {stride: _row(stride, runs, total, beyond[number]) for number, stride in enumerate(runs)}
+    baseline = rows[BASELINE]
+    chosen = tuple(rows[stride] for stride in asked)
+    best, recommendation = recommend(chosen, baseline, max_aliased_energy, bank.labels)
+    if name is None:
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an array"
+    return StrideComparison(
+        layer=_layer(plans[BASELINE], padding, "filter bank" if weight is None else "given"),
+        device=f"{device.backend}: {device.description}",
+        backend=device.backend,
+        why=device.why,
+        rows=chosen,
+        baseline=baseline,
+        recommended_stride=best.stride,
+        recommendation=recommendation,
+        warnings=warnings_about(chosen, plans[BASELINE].geometry.kernel_extent, flat=not total.any()),
+        max_aliased_energy=float(max_aliased_energy),
+        repeats=rounds,
+        filter_labels=bank.labels,
+        image={
+            "name": name,
+            "size": list(pixels.shape[2:]),
+            "channels": pixels.shape[1],
+            "batch": pixels.shape[0],
+        },
+        versions=_versions(device.backend),
+        pictures=_pictures(pixels, runs, np.array([row.aliased_energy_by_filter for row in chosen])),
+    )
+
+
+def choose_device(backend: str = "auto") -> ChosenDevice:
+    """Choose where a comparison runs: by argument, `stridekit.use_backend`, STRIDEKIT_BACKEND, else what is best here.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If what was asked for cannot run here.
+    """
+    name, why = choose_backend(backend, "numpy")
+    # choose_backend's own "auto" keeps arrays where they live; a file lives nowhere yet.
+    if not why.startswith("asked for"):
+        name, why = preferred_backend()
+    return ChosenDevice(name, load_backend(name).device().description, why)
+
+
+def _strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
+    try:
+        items = list(strides)
+    except TypeError:
+        raise ShapeError(f"strides is {strides!r}; wanted a sequence, such as (1, 2, 4)") from None
+    if not items or isinstance(strides, str):
+        raise ShapeError(f"strides is {strides!r}; wanted at least one, such as (1, 2, 4)")
+    return tuple(dict.fromkeys(per_axis("stride", item, 2) for item in items))
+
+
+def _dtype(dtype: Any) -> str:
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+    return dtype_name("dtype", dtype)
+
+
+def _pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
+    if isinstance(image, str | os.PathLike):
+        from stridekit.images import load_image
+
+        return load_image(image, dtype=dtype)
+    if library_of("image", image) != "numpy":
+        raise BackendUnavailableError("image is a CuPy array, which is not copied silently; use cupy.asnumpy(image)")
+    dtype_name("image", image)
+    if image.ndim not in (2, 4):
+        hint = "; add a batch axis: image[None], or image.transpose(2, 0, 1)[None] if its channels come last"
+        wanted = "(H, W) or (N, C, H, W)" + (hint if image.ndim == 3 else "")
+        raise ShapeError(f"image has shape {image.shape}; wanted {wanted}")
+    if 0 in image.shape:
+        raise ShapeError(f"image has shape {image.shape}; wanted at least one sample, channel and pixel")
+    pixels = _cast(image, dtype)
+    if not np.isfinite(pixels).all():
+        raise ImageError(f"image holds NaN or infinity (as {dtype}); only finite values have a spectrum")
+    return pixels[None, None] if pixels.ndim == 2 else pixels
+
+
+def _cast(array: Array, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # What overflows is refused by the caller, in words.
+        return np.ascontiguousarray(plain(array), numpy_dtype(dtype))
+
+
+def _bank(
+    weight: Array | None, filters: int, kernel_size: int | Sequence[int], channels: int, dtype: str
+) -> FilterBank:
+    if weight is None:
+        return filter_bank(filters, kernel_size, in_channels=channels, dtype=dtype)
+    if library_of("weight", weight) != "numpy":
+        raise BackendUnavailableError("weight is a CuPy array, which is not copied silently; use cupy.asnumpy(weight)")
+    dtype_name("weight", weight)
+    if weight.ndim != 4 or 0 in weight.shape or weight.shape[1] != channels:
+        raise ShapeError(
+            f"weight has shape {weight.shape}; wanted (filters, channels, rows, columns) with {channels} channel"
+            f"{'' if channels == 1 else 's'} as the image has"
+        )
+    cast = _cast(weight, dtype)
+    if not np.isfinite(cast).all():
+        raise ShapeError(f"weight holds NaN or infinity (as {dtype}); wanted finite values")
+    return FilterBank(cast, tuple(f"filter {number}" for number in range(len(cast))))
+
+
+def _row(stride: Stride, runs: dict[Stride, StrideRun], total: np.ndarray, beyond: np.ndarray) -> StrideRow:
+    run, baseline = runs[stride], runs[BASELINE]
+    plan, geometry = run.plan, run.plan.geometry
+    first, median, third = (float(value) for value in np.percentile(run.seconds, (25, 50, 75)))
+    whole = float(total.sum())
+    by_filter = np.divide(beyond, total, out=np.zeros_like(beyond), where=total > 0)
+    extents = geometry.kernel_extent
+    return StrideRow(
+        stride=stride,
+        output_size=geometry.output_size,
+        positions_kept=plan.problem.output_pixels / baseline.plan.problem.output_pixels,
+        padding=geometry.padding,
+        dropped=geometry.dropped,
+        unread=geometry.unread,
+        overlap=geometry.overlap,
+        phase=geometry.phase,
+        flops=plan.flops,
+        time_s=median,
+        time_quartiles_s=(first, third),
+        speedup=float(np.median(baseline.seconds)) / median,
+        bytes=plan.bytes,
+        predicted_peak_bytes=vram.estimate(plan, packed=True).peak,
+        peak_bytes=run.peak_bytes,
+        aliased_energy=float(beyond.sum()) / whole if whole else 0.0,
+        aliased_energy_by_filter=tuple(by_filter.tolist()),
+        receptive_field_growth=tuple(extent + 2 * step for extent, step in zip(extents, stride, strict=True)),
+        receptive_field_after_stride_1=tuple(extent + 2 for extent in extents),
+        algorithm=plan.algorithm,
+        typical_use=typical_use(stride, extents),
+    )
+
+
+def _pictures(pixels: np.ndarray, runs: dict[Stride, StrideRun], shares: np.ndarray) -> Pictures:
+    """Keep a few filters of the first sample, from the one that aliases least to the one that aliases most."""
+    order = np.argsort(shares.mean(0), kind="stable")
+    places = np.linspace(0, len(order) - 1, min(SHOWN_FILTERS, len(order))).round().astype(int)
+    shown = tuple(int(order[place]) for place in places)
+    maps = {
+        stride: FeatureMap(run.output[0, list(shown)].astype(np.float32), run.plan.geometry)
+        for stride, run in runs.items()
+    }
+    return Pictures(pixels[0], shown, maps)
+
+
+def _layer(plan: Plan, padding: Padding, weights: str) -> dict[str, Any]:
+    problem = plan.problem
+    return {
+        "input_shape": list(problem.input_shape),
+        "weight_shape": list(problem.weight_shape),
+        "kernel_size": list(plan.geometry.kernel_size),
+        "filters": problem.out_channels,
+        "in_channels": problem.in_channels,
+        "weights": weights,
+        "padding": padding if isinstance(padding, str) else [list(pair) for pair in plan.geometry.padding],
+        "dtype": problem.dtype,
+    }
+
+
+def _versions(backend: str) -> dict[str, str]:
+    import stridekit
+
+    return {"stridekit": stridekit.__version__, "numpy": np.__version__, **load_backend(backend).versions()}
+
+
+def _silent(what: str, done: int, of: int) -> None:
+    """Tell nobody."""

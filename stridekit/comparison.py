@@ -1,0 +1,225 @@
+"""The result of comparing strides: one row per stride, what was compared where, and what to make of it.
+
+Plain records. How they are measured is `stridekit.compare`'s, how they look on paper `stridekit.report`'s.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stridekit.geometry import ConvGeometry
+
+
+@dataclass(frozen=True)
+class StrideRow:
+    """What one stride gives, costs and loses. Pairs are (rows, columns).
+
+    Attributes
+    ----------
+    stride : tuple of int
+        Pixels between windows.
+    output_size : tuple of int
+        Positions of the response.
+    positions_kept : float
+        Share of the positions of stride 1.
+    padding : tuple of (before, after)
+        Pixels; ``"same"`` means others at each stride.
+    dropped : tuple of int
+        Input pixels at the end of the axis that no window reaches.
+    unread : tuple of int
+        Input pixels that no window reads: the dropped ones, and those in the gaps of a stride larger than the kernel.
+    overlap : tuple of int
+        Pixels that neighbouring windows share; negative for a gap.
+    phase : tuple of float
+        Input coordinate of the centre of the first window.
+    flops : int
+        Floating-point operations, 2 for each multiply-add.
+    time_s : float
+        Median seconds of one execution.
+    time_quartiles_s : tuple of float
+        First and third quartile, in seconds.
+    speedup : float
+        Stride 1's median time over this one's.
+    bytes : int
+        Bytes that any algorithm must move: operands read once, output written once.
+    predicted_peak_bytes, peak_bytes : int
+        Most memory at once, operands included: said beforehand by `stridekit.vram.estimate`, and measured.
+    aliased_energy : float
+        Share of the energy of stride 1's response that this stride folds back; see `stridekit.aliasing`.
+    aliased_energy_by_filter : tuple of float
+        The same for each filter alone.
+    receptive_field_growth : tuple of int
+        Input pixels that a 3 x 3 layer of stride 1 spans if it comes next: ``kernel extent + 2 * stride``.
+    receptive_field_after_stride_1 : tuple of int
+        The same if this layer had stride 1.
+    algorithm : str
+        What the backend computed it with.
+    typical_use : str
+        Where this stride is at home, in words.
+    """
+
+    stride: tuple[int, ...]
+    output_size: tuple[int, ...]
+    positions_kept: float
+    padding: tuple[tuple[int, int], ...]
+    dropped: tuple[int, ...]
+    unread: tuple[int, ...]
+    overlap: tuple[int, ...]
+    phase: tuple[float, ...]
+    flops: int
+    time_s: float
+    time_quartiles_s: tuple[float, float]
+    speedup: float
+    bytes: int
+    predicted_peak_bytes: int
+    peak_bytes: int
+    aliased_energy: float
+    aliased_energy_by_filter: tuple[float, ...]
+    receptive_field_growth: tuple[int, ...]
+    receptive_field_after_stride_1: tuple[int, ...]
+    algorithm: str
+    typical_use: str
+
+    @property
+    def area(self) -> int:
+        """Input positions for each output position."""
+        return self.stride[0] * self.stride[1]
+
+    @property
+    def leaves_gaps(self) -> bool:
+        """Whether pixels between neighbouring windows are never read."""
+        return any(shared < 0 and pixels for shared, pixels in zip(self.overlap, self.unread, strict=True))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the row as plain dicts, lists and numbers."""
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """The response of a few filters at one stride, for drawing; shape (filters, P, Q), and its geometry."""
+
+    values: np.ndarray
+    geometry: ConvGeometry
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What the report draws: the input, and the same few filters' responses at every stride.
+
+    Attributes
+    ----------
+    image : array, shape (C, H, W)
+    filters : tuple of int
+        Which filters are shown, from the one that aliases least to the one that aliases most.
+    maps : mapping of stride to FeatureMap
+        Stride 1 is always among them.
+    """
+
+    image: np.ndarray
+    filters: tuple[int, ...]
+    maps: Mapping[tuple[int, ...], FeatureMap]
+
+
+@dataclass(frozen=True)
+class StrideComparison:
+    """One layer at several strides, measured on one picture.
+
+    Attributes
+    ----------
+    layer : dict
+        Kernel size, filters, channels, padding, dtype and the input's shape.
+    device : str
+        Backend and device that computed it.
+    backend, why : str
+        The backend's name, and the reason for it in words.
+    rows : tuple of StrideRow
+        In the order asked for.
+    baseline : StrideRow
+        Stride 1, measured whether or not it was asked for: speed and memory are compared with it.
+    recommended_stride : tuple of int
+        The largest stride whose aliased energy is within `max_aliased_energy` and whose windows leave no gap.
+    recommendation : str
+        The same in words, with what it saves and what the next stride would lose.
+    warnings : tuple of str
+        What to beware of.
+    max_aliased_energy : float
+        The limit of the recommendation.
+    repeats : int
+        Timed executions of each stride.
+    filter_labels : tuple of str
+        What each filter is.
+    image : dict
+        Name and size of the picture.
+    versions : dict
+        Of stridekit and the libraries that computed.
+    """
+
+    layer: dict[str, Any]
+    device: str
+    backend: str
+    why: str
+    rows: tuple[StrideRow, ...]
+    baseline: StrideRow
+    recommended_stride: tuple[int, ...]
+    recommendation: str
+    warnings: tuple[str, ...]
+    max_aliased_energy: float
+    repeats: int
+    filter_labels: tuple[str, ...]
+    image: dict[str, Any]
+    versions: dict[str, str]
+    pictures: Pictures = field(repr=False, compare=False)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything but the pictures as plain dicts, lists and numbers: the content of the JSON file."""
+        known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "pictures"}
+        known["rows"] = [row.as_dict() for row in self.rows]
+        known["baseline"] = self.baseline.as_dict()
+        plain: dict[str, Any] = _plain(known)
+        return plain
+
+    def to_json(self) -> str:
+        """Return `as_dict` as JSON text, which every reader of JSON takes (no NaN), with a newline at the end."""
+        return json.dumps(self.as_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, directory: str | os.PathLike[str]) -> tuple[Path, ...]:
+        """Write ``comparison.json``, pictures of the responses at each stride, and a plot of cost and loss.
+
+        Files of these names are replaced, others left alone. Everything is made before the first file appears.
+
+        Parameters
+        ----------
+        directory : str or path
+            Made if it is not there.
+
+        Returns
+        -------
+        tuple of Path
+            The files, the JSON first.
+
+        Raises
+        ------
+        OSError
+            If it cannot be written.
+        ImportError
+            If matplotlib is not installed: ``pip install 'stridekit[cli]'``.
+        """
+        from stridekit.report import write_report
+
+        return write_report(self, Path(directory))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value

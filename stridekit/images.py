@@ -1,0 +1,164 @@
+"""Pictures as arrays ``(1, C, H, W)`` with values in [0, 1]: from a file, from the sample photo, or a test chart.
+
+It needs Pillow for files, and imports it on first use. It knows nothing of filters or strides.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stridekit.arguments import per_axis
+from stridekit.arrays import dtype_name, numpy_dtype
+from stridekit.errors import ImageError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SAMPLE_NAME = "grace_hopper.jpg"
+
+_GREY_MODES = ("1", "L")
+_SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
+_ALPHA_MODES = ("LA", "La", "PA", "RGBA", "RGBa")
+
+
+def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.ndarray:
+    """Load any picture that Pillow reads.
+
+    The rotation that a camera notes in EXIF is applied. Grey pictures (1, 8 or 16 bits, or float in [0, 1]) become
+    one channel, all others three: palettes and other colour spaces are converted to RGB, and transparency is laid
+    over white. Of several frames the first is taken.
+
+    Parameters
+    ----------
+    path : str or path
+    dtype : str or dtype
+        float16, bfloat16, float32 or float64.
+
+    Returns
+    -------
+    array, shape (1, C, H, W)
+        C is 1 or 3; values in [0, 1]; contiguous.
+
+    Raises
+    ------
+    ImageError
+        Naming the file: missing, not a picture, damaged, or with values of unknown range.
+
+    Examples
+    --------
+    >>> load_image("holiday.jpg")
+    Traceback (most recent call last):
+    ...
+    stridekit.errors.ImageError: holiday.jpg: no such file
+    """
+    target = numpy_dtype(dtype_name("dtype", dtype))
+    name = os.fspath(path)
+    _need("PIL", "Pillow", name)
+    from PIL import Image, ImageOps, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of large pictures and of odd metadata. The first is what this tool is for, the second is
+            # no concern of the pixels. What it thinks an attack, it still raises.
+            warnings.simplefilter("ignore")
+            with Image.open(name) as picture:
+                pixels = _pixels(ImageOps.exif_transpose(picture), name)
+    except ImageError:
+        raise
+    except FileNotFoundError:
+        raise ImageError(f"{name}: no such file") from None
+    except IsADirectoryError:
+        raise ImageError(f"{name}: is a folder, not a picture") from None
+    except PermissionError:
+        raise ImageError(f"{name}: no permission to read it") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{name}: not a picture that Pillow can read") from None
+    except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error, EOFError ... on damaged files.
+        raise ImageError(f"{name}: cannot be read as a picture ({error})") from error
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None].astype(target))
+
+
+def sample_photo(*, dtype: Any = "float32") -> np.ndarray:
+    """Load a portrait of Grace Hopper, 512 x 600 pixels (public domain), from matplotlib's sample data.
+
+    Returns
+    -------
+    array, shape (1, 3, 600, 512)
+
+    Raises
+    ------
+    ImageError
+        If matplotlib or Pillow is not installed.
+    """
+    _need("matplotlib", "matplotlib", "the sample photo")
+    from matplotlib.cbook import get_sample_data
+
+    return load_image(get_sample_data(SAMPLE_NAME, asfileobj=False), dtype=dtype)
+
+
+def zone_plate(size: int | Sequence[int] = 512, *, dtype: Any = "float32") -> np.ndarray:
+    """Draw a chart that holds every frequency once: rings that get finer from the centre to the edge.
+
+    At the pixel (y, x) from the centre the wave has x / W cycles per pixel across and y / H down: 0 in the middle, the
+    grid's limit of 1/2 at the edges. Where a stride aliases, rings appear that are not there.
+
+    Parameters
+    ----------
+    size : int or (rows, columns)
+        Pixels.
+
+    Returns
+    -------
+    array, shape (1, 1, H, W)
+        ``(1 + cos(pi * (y ** 2 / H + x ** 2 / W))) / 2``
+
+    Examples
+    --------
+    >>> zone_plate(64).shape
+    (1, 1, 64, 64)
+    """
+    rows, columns = per_axis("size", size, 2)
+    y = np.arange(rows) - (rows - 1) / 2
+    x = np.arange(columns) - (columns - 1) / 2
+    plane = 0.5 + 0.5 * np.cos(np.pi * (y[:, None] ** 2 / rows + x[None, :] ** 2 / columns))
+    return plane[None, None].astype(numpy_dtype(dtype_name("dtype", dtype)))
+
+
+def _pixels(picture: Image, name: str) -> np.ndarray:
+    """Read out ``(H, W, C)`` in [0, 1]."""
+    if picture.mode in _SIXTEEN_BIT_MODES:
+        return _scaled(np.asarray(picture, np.float64) / 65535, name, "integer values beyond 16 bits")
+    if picture.mode == "F":
+        return _scaled(np.asarray(picture, np.float64), name, "float values outside 0 to 1")
+    if picture.mode in _ALPHA_MODES or "transparency" in picture.info:
+        picture = _over_white(picture)
+    picture = picture.convert("L" if picture.mode in _GREY_MODES else "RGB")
+    pixels = np.asarray(picture, np.float32) / 255
+    return pixels if pixels.ndim == 3 else pixels[:, :, None]
+
+
+def _scaled(plane: np.ndarray, name: str, trouble: str) -> np.ndarray:
+    # NaN fails both comparisons, and is refused with the rest.
+    if not (plane.min() >= 0 and plane.max() <= 1):
+        raise ImageError(f"{name}: {trouble}; scale them first, or load it as an array and pass that")
+    return plane[:, :, None]
+
+
+def _over_white(picture: Image) -> Image:
+    from PIL import Image
+
+    grey = picture.mode in ("L", "LA", "La", "1")
+    layered = picture.convert("RGBA")
+    flat = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), layered)
+    return flat.convert("L" if grey else "RGB")
+
+
+def _need(module: str, distribution: str, what: str) -> None:
+    if find_spec(module) is None:
+        raise ImageError(f"{what}: {distribution} is needed and not installed; pip install 'stridekit[cli]'")

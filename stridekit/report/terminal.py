@@ -1,0 +1,53 @@
+"""A comparison in the terminal: tables, typical uses, the recommendation and what to beware of."""
+
+from __future__ import annotations
+
+import sys
+
+from rich.console import Console
+
+from stridekit.comparison import StrideComparison
+from stridekit.report.tables import tables_of
+from stridekit.units import format_bytes, format_sizes, format_stride, format_time
+
+_UNLIMITED = 200
+"""Columns where nobody looks: in a pipe or a file no table is to be folded."""
+
+
+def print_comparison(comparison: StrideComparison) -> None:
+    """Print a comparison to stdout."""
+    piped = not sys.stdout.isatty()
+    console = Console(width=_UNLIMITED if piped else None, highlight=False, markup=False)
+    for line in _heading(comparison):
+        console.print(line, soft_wrap=piped)
+    for table in tables_of(comparison):
+        console.print()
+        console.print(table)
+    for line in _words(comparison):
+        console.print(line, soft_wrap=piped)
+
+
+def _heading(comparison: StrideComparison) -> list[str]:
+    layer, image = comparison.layer, comparison.image
+    padding = layer["padding"]
+    pads = padding if isinstance(padding, str) else ", ".join(f"{before}:{after}" for before, after in padding)
+    return [
+        f"Picture: {image['name']}, {format_sizes(image['size'])} pixels, {image['channels']} channels",
+        f"Layer: {layer['filters']} filters of {format_sizes(layer['kernel_size'])}, padding {pads}, {layer['dtype']}",
+    ]
+
+
+def _words(comparison: StrideComparison) -> list[str]:
+    baseline = comparison.baseline
+    lines = [f"* recommended; its aliased energy is at most {comparison.max_aliased_energy:g}"]
+    if all(row.stride != baseline.stride for row in comparison.rows):
+        lines.append(
+            f"Speedup is over stride 1, measured as the baseline: {format_time(baseline.time_s)}, "
+            f"{format_bytes(baseline.peak_bytes)}"
+        )
+    lines += ["", "Typical use"]
+    lines += [f"- stride {format_stride(row.stride)}: {row.typical_use}" for row in comparison.rows]
+    lines += ["", "Recommendation", comparison.recommendation]
+    if comparison.warnings:
+        lines += ["", "Beware", *(f"- {warning}" for warning in comparison.warnings)]
+    return lines

@@ -1,0 +1,310 @@
+"""The command line: what it prints and writes, and that every mistake is one line, status 2, and no file."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+import stridekit as sk
+from stridekit import __main__ as command
+from stridekit.cli import app, run
+from stridekit.geometry import conv_geometry
+from stridekit.images import zone_plate
+from stridekit.report.tables import tables_of
+from stridekit.report.windows import describe_axis, draw_axis
+
+QUICK = ("--backend", "reference", "--repeats", "1", "--filters", "2")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("STRIDEKIT_BACKEND", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def picture(folder):
+    noise = np.random.default_rng(0).integers(0, 255, (30, 40, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(folder / "picture.png")
+    return "picture.png"
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, list(arguments))
+
+
+def files(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def test_compare_names_the_device_first_then_prints_every_stride_and_writes_its_files(folder, picture):
+    result = invoke("compare", picture, "--strides", "1,2,2x1", *QUICK, "--json", "r.json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr == ""
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith("Device: reference: ")
+    assert "asked for by argument" in lines[0]
+    assert sum(line.strip().startswith("2x1") for line in lines) == 2
+    assert "…" not in result.stdout
+    assert "Recommendation" in lines
+    wanted = ["comparison.json", "costs.png", "feature-maps.png"]
+    wanted += [f"feature-maps-stride-{name}.png" for name in ("1", "2", "2x1")]
+    assert files(folder) == sorted([picture, "r.json", *(f"stride-comparison/{name}" for name in wanted)])
+    for name in ("r.json", *wanted):
+        assert name in result.stdout
+    stored = json.loads((folder / "r.json").read_text(encoding="utf-8"))
+    assert stored == json.loads((folder / "stride-comparison" / "comparison.json").read_text(encoding="utf-8"))
+    assert [row["stride"] for row in stored["rows"]] == [[1, 1], [2, 2], [2, 1]]
+    assert [row["output_size"] for row in stored["rows"]] == [[30, 40], [15, 20], [15, 40]]
+
+
+def test_compare_says_what_speed_is_compared_with_if_stride_1_was_not_asked_for(picture):
+    result = invoke("compare", picture, "--strides", "2", *QUICK)
+    assert "Speedup is over stride 1, measured as the baseline" in result.stdout
+    assert "Speedup is over" not in invoke("compare", picture, "--strides", "1", *QUICK).stdout
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_no_number_is_cut_off_when_piped(picture, columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", columns)
+    result = invoke("compare", picture, "--strides", "1,10x3", *QUICK)
+    (row,) = [line for line in result.stdout.splitlines() if line.strip().startswith("10x3") and "MiB" not in line][:1]
+    assert "3x14" in row
+    assert "…" not in result.stdout
+
+
+@pytest.mark.parametrize("columns", [30, 80])
+def test_a_narrow_terminal_folds_numbers_and_never_cuts_them(columns):
+    comparison = sk.compare_strides(zone_plate(64), (1, (16, 10)), filters=2, repeats=1, backend="reference")
+    console = Console(width=columns, file=io.StringIO())
+    for table in tables_of(comparison):
+        console.print(table)
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= columns
+
+
+def test_compare_takes_weights_and_asymmetric_padding(folder, picture):
+    np.save("w.npy", np.random.default_rng(0).standard_normal((3, 3, 5, 3)))
+    result = invoke(
+        "compare", picture, "--weights", "w.npy", "--padding", "3:2,1", "--strides", "2",
+        "--backend", "reference", "--repeats", "1", "--output", "deep/out",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.stderr
+    stored = json.loads((folder / "deep/out/comparison.json").read_text(encoding="utf-8"))
+    assert stored["layer"]["weight_shape"] == [3, 3, 5, 3]
+    assert stored["layer"]["padding"] == [[3, 2], [1, 1]]
+    geometry = conv_geometry((30, 40), kernel_size=(5, 3), stride=2, padding=((3, 2), 1))
+    assert stored["rows"][0]["output_size"] == list(geometry.output_size)
+
+
+def test_the_environment_chooses_the_backend(picture, monkeypatch):
+    monkeypatch.setenv("STRIDEKIT_BACKEND", "reference")
+    result = invoke("compare", picture, "--strides", "2", "--repeats", "1", "--filters", "1")
+    assert "STRIDEKIT_BACKEND" in result.stdout.splitlines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        (["missing.jpg"], "missing.jpg"),
+        (["text.jpg"], "text.jpg"),
+        (["picture.png", "--strides", "0"], "--strides"),
+        (["picture.png", "--strides", "-2"], "--strides"),
+        (["picture.png", "--strides", "1,,2"], "--strides"),
+        (["picture.png", "--strides", "1,two"], "two"),
+        (["picture.png", "--strides", "1x2x3"], "1x2x3"),
+        (["picture.png", "--strides", ""], "--strides"),
+        (["picture.png", "--strides", "1.5"], "1.5"),
+        (["picture.png", "--kernel", "50", "--padding", "0"], "kernel_size 50"),
+        (["picture.png", "--kernel", "0"], "--kernel"),
+        (["picture.png", "--filters", "0"], "filters is 0"),
+        (["picture.png", "--dtype", "float99"], "float99"),
+        (["picture.png", "--dtype", "int8"], "int8"),
+        (["picture.png", "--padding", "-1"], "--padding"),
+        (["picture.png", "--padding", "1:-1,0"], "--padding"),
+        (["picture.png", "--padding", "wide"], "wide"),
+        (["picture.png", "--padding", "1,2,3"], "padding"),
+        (["picture.png", "--backend", "tpu"], "tpu"),
+        (["picture.png", "--max-aliased-energy", "2"], "max_aliased_energy"),
+        (["picture.png", "--repeats", "0"], "repeats"),
+        (["picture.png", "--output", "text.jpg"], "text.jpg"),
+        (["picture.png", "--output", "text.jpg/deeper"], "text.jpg"),
+        (["picture.png", "--output", "/proc/nowhere"], "/proc/nowhere"),
+        (["picture.png", "--json", "nowhere/r.json"], "nowhere"),
+        (["picture.png", "--json", "."], "--json"),
+        (["picture.png", "--chart"], "--chart"),
+        (["picture.png", "--weights", "missing.npy"], "missing.npy"),
+        (["picture.png", "--weights", "text.jpg"], "text.jpg"),
+        (["picture.png", "--weights", "objects.npy"], "pickled"),
+        (["picture.png", "--weights", "cut.npy"], "cut.npy"),
+        (["picture.png", "--weights", "grey.npy"], "(2, 1, 3, 3)"),
+        (["picture.png", "--weights", "flat.npy"], "(3, 3)"),
+        (["picture.png", "--weights", "integers.npy"], "int64"),
+        (["picture.png", "--weights", "grey.npy", "--kernel", "3"], "--weights"),
+    ],
+)
+def test_every_mistake_is_one_line_on_stderr_with_status_2_and_nothing_written(folder, picture, arguments, names):
+    (folder / "text.jpg").write_text("not a picture, not an array")
+    np.save("objects.npy", np.array([{}], object), allow_pickle=True)
+    np.save("grey.npy", np.ones((2, 1, 3, 3)))
+    np.save("flat.npy", np.ones((3, 3)))
+    np.save("integers.npy", np.ones((2, 3, 3, 3), np.int64))
+    (folder / "cut.npy").write_bytes((folder / "grey.npy").read_bytes()[:150])
+    before = files(folder)
+    result = invoke("compare", *arguments)
+    assert result.exit_code == 2
+    assert names in result.stderr
+    assert result.stderr.startswith("stridekit: ")
+    assert result.stderr.count("\n") == 1
+    assert "Traceback" not in result.stderr
+    assert files(folder) == before
+    assert not (folder / "stride-comparison").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["compare", "--nonsense"], ["compare", "--filters", "x"], ["nonsense"], ["shape", "224"]]
+)
+def test_wrong_usage_is_one_line_and_status_2(folder, arguments, capsys):
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stridekit: ")
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
+    assert invoke(*arguments).exit_code == 2
+
+
+def test_shape_prints_the_formula_with_its_numbers():
+    result = invoke("shape", "224", "--kernel", "7", "--stride", "2", "--padding", "3")
+    assert result.exit_code == 0
+    assert "floor((224 + 3 + 3 - 1 * (7 - 1) - 1) / 2) + 1 = floor(223 / 2) + 1 = 112" in result.stdout
+    assert "remainder: 1 " in result.stdout
+    assert "dropped:   0 " in result.stdout
+    assert "out 111" in result.stdout
+
+
+def test_shape_takes_two_axes_names_and_dilation():
+    result = invoke("shape", "224x320", "--kernel", "3x5", "--stride", "2x1", "--padding", "same", "--dilation", "2")
+    geometry = conv_geometry((224, 320), kernel_size=(3, 5), stride=(2, 1), padding="same", dilation=2)
+    assert "224x320 -> {}x{}".format(*geometry.output_size) in result.stdout
+    assert "\nrows\n" in result.stdout
+    assert "\ncolumns\n" in result.stdout
+    assert invoke("shape", "8x8", "--kernel", "3").stdout.count("floor((8 + 0 + 0 - 1 * (3 - 1) - 1) / 1)") == 1
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["0", "--kernel", "3"],
+        ["abc", "--kernel", "3"],
+        ["5", "--kernel", "7"],
+        ["5", "--kernel", "3", "--stride", "0"],
+        ["5", "--kernel", "3", "--padding", "-1"],
+        ["5", "--kernel", "3x3"],
+        ["5x5x5", "--kernel", "3"],
+    ],
+)
+def test_shape_refuses_what_fits_nothing_in_one_line(arguments):
+    result = invoke("shape", *arguments)
+    assert result.exit_code == 2
+    assert result.stderr.count("\n") == 1
+    assert result.stdout == ""
+
+
+DRAWN = [
+    (size, kernel, dilation, stride, before, after)
+    for size in (1, 7, 20, 64, 300)
+    for kernel, dilation in ((1, 1), (3, 1), (3, 2), (2, 5), (40, 1))
+    for stride in (1, 2, 4, 9, 100)
+    for before, after in ((0, 0), (3, 1), (0, 45))
+    if dilation * (kernel - 1) + 1 <= size + before + after
+]
+
+
+@pytest.mark.parametrize(("size", "kernel", "dilation", "stride", "before", "after"), DRAWN)
+def test_the_drawing_shows_each_tap_where_it_is(size, kernel, dilation, stride, before, after):
+    padding = ((before, after),)
+    geometry = conv_geometry(size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation)
+    axis = geometry.axes[0]
+    head, *windows = draw_axis(axis)
+    assert max(map(len, [head, *windows])) <= 80
+    start = head.index(next(mark for mark in head[5:] if mark != " "), 5)
+    drawn, cut, tail = head[start:].partition(" ... ")
+    places = {start + i: i - before for i in range(len(drawn))}
+    first_of_tail = axis.padded_size - len(tail) - before
+    places |= {start + len(drawn) + len(cut) + i: first_of_tail + i for i in range(len(tail))}
+    for column, pixel in places.items():
+        inside = 0 <= pixel < size
+        assert head[column] == ("-" if not inside else "o" if axis.outputs_reading(pixel) else "x")
+    shown = [line for line in windows if line.startswith("out")]
+    assert shown[0].split()[1] == "0"
+    assert shown[-1].split()[1] == str(axis.output_size - 1)
+    for line in shown:
+        taps = {places[column] for column, mark in enumerate(line) if column >= start and mark == "#"}
+        assert taps == set(axis.input_window(int(line.split()[1]))) & set(places.values())
+
+
+@pytest.mark.parametrize("stride", [1, 3, 5, 8])
+def test_the_description_counts_dropped_and_skipped_pixels(stride):
+    axis = conv_geometry(23, kernel_size=3, stride=stride, padding=((1, 0),), dilation=2).axes[0]
+    text = "\n".join(describe_axis(axis))
+    read = {pixel for output in range(axis.output_size) for pixel in axis.input_window(output)}
+    unread = [pixel for pixel in range(23) if pixel not in read]
+    dropped = [pixel for pixel in unread if pixel > max(read)]
+    assert f"dropped:   {len(dropped)} " in text
+    skipped = len(unread) - len(dropped)
+    assert f"skipped:   {skipped} pixel" in text
+
+
+def test_info_names_every_backend_and_why_one_is_missing():
+    result = invoke("info")
+    assert result.exit_code == 0
+    for status in sk.backends.backend_status():
+        assert status.name in result.stdout
+        assert (status.device if status.available else status.reason) in result.stdout
+        assert (status.cache_dir or "") in result.stdout
+
+
+def test_version_and_help():
+    assert invoke("--version").stdout == f"stridekit {sk.__version__}\n"
+    for arguments in (["--help"], ["compare", "--help"], ["shape", "--help"], ["info", "--help"]):
+        result = invoke(*arguments)
+        assert result.exit_code == 0
+        assert "stridekit" in result.stdout
+
+
+def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
+    monkeypatch.setattr(command, "find_spec", lambda name: None if name == "typer" else object())
+    assert command.main() == 2
+    captured = capsys.readouterr()
+    assert captured.err == "stridekit: the command line needs typer: pip install 'stridekit[cli]'\n"
+    assert captured.out == ""
+
+
+def test_the_installed_command_compares_and_fails_as_promised(folder, picture):
+    environment = os.environ | {"STRIDEKIT_BACKEND": "reference", "PYTHONIOENCODING": "ascii"}
+    command_line = [sys.executable, "-m", "stridekit", "compare"]
+    options = {"capture_output": True, "text": True, "env": environment, "cwd": folder, "check": False}
+    good = subprocess.run([*command_line, picture, "--strides", "1,4", "--repeats", "1", "--filters", "2"], **options)
+    assert (good.returncode, good.stderr) == (0, "")
+    assert good.stdout.startswith("Device: reference: ")
+    bad = subprocess.run([*command_line, picture, "--strides", "0"], **options)
+    assert (bad.returncode, bad.stdout) == (2, "")
+    assert bad.stderr.count("\n") == 1
+
+
+def test_importing_stridekit_imports_no_library_but_numpy():
+    code = (
+        "import sys, stridekit; "
+        "print([n for n in ('numba', 'matplotlib', 'PIL', 'rich', 'typer', 'torch', 'cupy') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
