@@ -12,6 +12,7 @@ from stridekit.errors import ShapeError
 
 ActivationArgument: TypeAlias = str | tuple[str, float] | None
 
+_LARGEST_SLOPE = float(np.finfo(np.float32).max)
 ACTIVATIONS = ("relu", "relu6", "silu", "gelu", "leaky_relu")
 
 
@@ -36,12 +37,20 @@ def parse_activation(argument: ActivationArgument) -> Activation | None:
         if argument in ACTIVATIONS and argument != "leaky_relu":
             return Activation(argument)
     elif isinstance(argument, Sequence) and len(argument) == 2 and argument[0] == "leaky_relu":
-        slope = float(argument[1])
-        if math.isfinite(slope):
+        slope = _slope(argument[1])
+        if abs(slope) <= _LARGEST_SLOPE:
             return Activation("leaky_relu", slope)
     raise ShapeError(
-        f"activation is {argument!r}; wanted None, 'relu', 'relu6', 'silu', 'gelu' or ('leaky_relu', slope)"
+        f"activation is {argument!r}; wanted None, 'relu', 'relu6', 'silu', 'gelu' or ('leaky_relu', slope), the "
+        f"slope a finite float32"
     )
+
+
+def _slope(value: object) -> float:
+    try:
+        return float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        return math.nan
 
 
 def apply_activation(values: np.ndarray, activation: Activation) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -51,18 +52,26 @@ def dtype_name(name: str, array_or_dtype: Any) -> str:
     DtypeError
         Naming the cast that would help.
     """
-    dtype = array_or_dtype.dtype if hasattr(array_or_dtype, "dtype") else array_or_dtype
+    # numpy.float32, the class, has an attribute `dtype` that is none.
+    of_array = hasattr(array_or_dtype, "dtype") and not isinstance(array_or_dtype, type)
+    dtype = array_or_dtype.dtype if of_array else array_or_dtype
     if isinstance(dtype, str) and dtype == "bfloat16":
         return dtype
     try:
         dtype = np.dtype(dtype)
     except TypeError:
         raise DtypeError(f"{name} is {dtype!r}; wanted one of {', '.join(DTYPES)}") from None
-    if dtype.name in DTYPES and dtype.isnative:
-        return str(dtype.name)
+    known = _supported_name(dtype)
+    if known:
+        return known
     if dtype.name in DTYPES:
         raise DtypeError(f"{name} has byte-swapped {dtype.name}; cast it: {name}.astype({dtype.name!r})")
     raise DtypeError(f"{name} has dtype {dtype}; wanted one of {', '.join(DTYPES)}: {name}.astype('float32')")
+
+
+@cache
+def _supported_name(dtype: np.dtype[Any]) -> str:
+    return str(dtype.name) if dtype.name in DTYPES and dtype.isnative else ""
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:

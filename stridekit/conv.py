@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from stridekit.activation import ActivationArgument
 from stridekit.arrays import (
     MEMORY_ORDERS,
@@ -18,7 +20,7 @@ from stridekit.backends import load_backend
 from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
 from stridekit.padding import Padding
 from stridekit.planning import choose_backend, choose_plan
-from stridekit.problem import conv_problem
+from stridekit.problem import ConvProblem, conv_problem
 
 
 def conv1d(
@@ -186,39 +188,80 @@ def _conv(
     out: Array | None,
     backend: str,
 ) -> Array:
-    library = _one_library(x=x, weight=weight, bias=bias, out=out)
+    library = _one_library({"x": x, "weight": weight}, {"bias": bias, "out": out})
+    last = channels_last_layout(layout, rank)
     if x.ndim != rank + 2 or weight.ndim != rank + 2:
         hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
         raise ShapeError(
             f"x has {x.ndim} axes {x.shape} and weight {weight.ndim} {weight.shape}; conv{rank}d wants {rank + 2} "
             f"each{hint}"
         )
-    last = channels_last_layout(layout, rank)
     dtype = dtype_name("x", x)
     if dtype_name("weight", weight) != dtype:
         raise DtypeError(f"x is {dtype} and weight {weight.dtype}; cast one: weight.astype(x.dtype)")
-    problem = conv_problem(
+    arguments = (
         channels_first_shape(tuple(x.shape), last),
         tuple(weight.shape),
-        dtype=dtype,
-        memory_order=memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=padding_mode,
-        bias=bias is not None,
-        activation=activation,
-        precision=precision,
+        dtype,
+        memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
+        stride,
+        padding,
+        dilation,
+        groups,
+        padding_mode,
+        activation,
+        precision,
     )
+    # Only arguments that are exactly ints, strings and tuples of them: True equals 1, but must not pass for it.
+    problem = (_known_problem if _plain(arguments) else _problem)(bias is not None, *arguments)
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device())
     return plan.execute(x, weight, bias, out=out)
 
 
-def _one_library(**arrays: Array | None) -> str:
-    libraries = {name: library_of(name, array) for name, array in arrays.items() if array is not None}
+def _one_library(arrays: dict[str, Array], optional: dict[str, Array | None]) -> str:
+    given = arrays | {name: array for name, array in optional.items() if array is not None}
+    libraries = {name: library_of(name, array) for name, array in given.items()}
     if len(set(libraries.values())) > 1:
         found = ", ".join(f"{name} is {library}'s" for name, library in libraries.items())
         raise BackendUnavailableError(f"{found}; nothing is copied between them silently: use one library")
     return libraries["x"]
+
+
+def _plain(value: object) -> bool:
+    if type(value) is tuple:
+        return all(map(_plain, value))
+    return value is None or type(value) in (int, str)
+
+
+def _problem(
+    bias: bool,
+    input_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    dtype: str,
+    order: str,
+    stride: int | tuple[int, ...],
+    padding: Padding,
+    dilation: int | tuple[int, ...],
+    groups: int,
+    padding_mode: str,
+    activation: ActivationArgument,
+    precision: str,
+) -> ConvProblem:
+    return conv_problem(
+        input_shape,
+        weight_shape,
+        dtype=dtype,
+        memory_order=order,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        bias=bias,
+        activation=activation,
+        precision=precision,
+    )
+
+
+_known_problem = lru_cache(maxsize=4096)(_problem)

@@ -106,62 +106,62 @@ class ConvGeometry:
     def _each(self, value: Callable[[AxisGeometry], T]) -> tuple[T, ...]:
         return tuple(value(axis) for axis in self.axes)
 
-    @property
+    @cached_property
     def input_size(self) -> tuple[int, ...]:
         """Input pixels per axis."""
         return self._each(lambda axis: axis.size)
 
-    @property
+    @cached_property
     def kernel_size(self) -> tuple[int, ...]:
         """Kernel taps per axis."""
         return self._each(lambda axis: axis.kernel)
 
-    @property
+    @cached_property
     def stride(self) -> tuple[int, ...]:
         """Step between windows per axis, in pixels."""
         return self._each(lambda axis: axis.stride)
 
-    @property
+    @cached_property
     def dilation(self) -> tuple[int, ...]:
         """Step between taps per axis, in pixels."""
         return self._each(lambda axis: axis.dilation)
 
-    @property
+    @cached_property
     def padding(self) -> PaddingPairs:
         """Padding pixels (before, after) per axis."""
         return self._each(lambda axis: (axis.pad_before, axis.pad_after))
 
-    @property
+    @cached_property
     def kernel_extent(self) -> tuple[int, ...]:
         """`AxisGeometry.kernel_extent` per axis."""
         return self._each(lambda axis: axis.kernel_extent)
 
-    @property
+    @cached_property
     def output_size(self) -> tuple[int, ...]:
         """`AxisGeometry.output_size` per axis."""
         return self._each(lambda axis: axis.output_size)
 
-    @property
+    @cached_property
     def remainder(self) -> tuple[int, ...]:
         """`AxisGeometry.remainder` per axis."""
         return self._each(lambda axis: axis.remainder)
 
-    @property
+    @cached_property
     def dropped(self) -> tuple[int, ...]:
         """`AxisGeometry.dropped` per axis."""
         return self._each(lambda axis: axis.dropped)
 
-    @property
+    @cached_property
     def unread(self) -> tuple[int, ...]:
         """`AxisGeometry.unread` per axis."""
         return self._each(lambda axis: axis.unread)
 
-    @property
+    @cached_property
     def overlap(self) -> tuple[int, ...]:
         """`AxisGeometry.overlap` per axis."""
         return self._each(lambda axis: axis.overlap)
 
-    @property
+    @cached_property
     def phase(self) -> tuple[float, ...]:
         """`AxisGeometry.phase` per axis."""
         return self._each(lambda axis: axis.phase)

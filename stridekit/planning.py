@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from stridekit import vram
 from stridekit.activation import ActivationArgument
+from stridekit.arguments import as_int
 from stridekit.arrays import (
     MEMORY_ORDERS,
     Array,
@@ -100,7 +101,7 @@ class Plan:
         """Sizes, padding, dropped pixels."""
         return self.problem.geometry
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result, in the plan's layout."""
         return layout_shape(self.problem.output_shape, self._channels_last)
@@ -172,8 +173,7 @@ class Plan:
             For arrays other than the plan was made for.
         """
         problem = self.problem
-        input_shape = layout_shape(problem.input_shape, self._channels_last)
-        self._check_operand("x", x, input_shape)
+        self._check_operand("x", x, self._input_shape)
         source = channels_first_view(plain(x), self._channels_last)
         self._check_memory_order(source)
         operands = self._operands(source, weight, bias)
@@ -187,11 +187,15 @@ class Plan:
             self._algorithm.run(problem, self.device, operands, workspace, target)
         return layout_view(target, self._channels_last) if out is None else out
 
-    @property
+    @cached_property
+    def _input_shape(self) -> tuple[int, ...]:
+        return layout_shape(self.problem.input_shape, self._channels_last)
+
+    @cached_property
     def _channels_last(self) -> bool:
         return channels_last_layout(self.layout, self.problem.rank)
 
-    @property
+    @cached_property
     def _algorithm(self) -> Algorithm:
         return _algorithms(self.backend)[self.algorithm]
 
@@ -319,12 +323,14 @@ def plan_conv(
             f"input_shape has {len(input_shape)} axes and weight_shape {len(weight_shape)}; wanted 3, 4 or 5 each: "
             f"batch and channels, filters and channels, then 1 to 3 spatial axes"
         )
+    input_shape = tuple(as_int("input_shape", size) for size in input_shape)
+    weight_shape = tuple(as_int("weight_shape", size) for size in weight_shape)
     if min(input_shape[0], *weight_shape) < 0:
         raise ShapeError(f"input_shape {input_shape} and weight_shape {weight_shape} hold a negative size")
     last = channels_last_layout(layout, rank)
     problem = conv_problem(
-        channels_first_shape(tuple(input_shape), last),
-        tuple(weight_shape),
+        channels_first_shape(input_shape, last),
+        weight_shape,
         dtype=dtype_name("dtype", dtype),
         memory_order=MEMORY_ORDERS[last] if memory_order is None else memory_order,
         stride=stride,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 
 from stridekit.activation import Activation, ActivationArgument, parse_activation
 from stridekit.arguments import as_int
@@ -13,6 +14,8 @@ from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.padding import Padding
 
 PRECISIONS = ("ieee", "tf32")
+LARGEST = 2**40
+"""The largest size, step or padding: with the bytes of an element and a few more axes it still fits 64 bits."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,13 @@ class ConvProblem:
     bias: bool
     activation: Activation | None
 
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(getattr(self, field.name) for field in fields(self)))
+
+    def __hash__(self) -> int:
+        return self._hash
+
     @property
     def rank(self) -> int:
         """Number of spatial axes."""
@@ -75,17 +85,17 @@ class ConvProblem:
         """Output positions of one sample and channel."""
         return math.prod(self.geometry.output_size)
 
-    @property
+    @cached_property
     def input_shape(self) -> tuple[int, ...]:
         """``(N, C, *spatial)``."""
         return (self.batch, self.in_channels, *self.geometry.input_size)
 
-    @property
+    @cached_property
     def weight_shape(self) -> tuple[int, ...]:
         """``(K, C / groups, *kernel)``."""
         return (self.out_channels, self.group_in_channels, *self.geometry.kernel_size)
 
-    @property
+    @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """``(N, K, *spatial)``."""
         return (self.batch, self.out_channels, *self.geometry.output_size)
@@ -179,20 +189,17 @@ def conv_problem(
         raise DtypeError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
     if memory_order not in MEMORY_ORDERS:
         raise LayoutError(f"memory_order is {memory_order!r}; wanted one of {', '.join(MEMORY_ORDERS)}")
+    geometry = conv_geometry(
+        size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
+    )
+    _check_magnitude(input_shape, weight_shape, geometry)
     return ConvProblem(
         direction="forward",
         batch=batch,
         in_channels=channels,
         out_channels=filters,
         groups=groups,
-        geometry=conv_geometry(
-            size,
-            kernel_size=kernel,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
-            padding_mode=padding_mode,
-        ),
+        geometry=geometry,
         padding_mode=padding_mode,
         dtype=dtype,
         precision=precision,
@@ -200,3 +207,16 @@ def conv_problem(
         bias=bias,
         activation=parse_activation(activation),
     )
+
+
+def _check_magnitude(input_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
+    named = {
+        "input": input_shape,
+        "weight": weight_shape,
+        "stride": geometry.stride,
+        "dilation": geometry.dilation,
+        "padding": tuple(amount for pair in geometry.padding for amount in pair),
+    }
+    for name, values in named.items():
+        if max(values) > LARGEST:
+            raise ShapeError(f"{name} holds {max(values)}; the largest size or step is 2**40")

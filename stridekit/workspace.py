@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,11 +29,16 @@ class WorkspaceLayout:
         total = sum(align(nbytes) for _, nbytes in self.regions)
         return total + ALIGNMENT if total else 0
 
+    @cached_property
+    def offsets(self) -> dict[str, int]:
+        """Bytes from the aligned start to each region."""
+        offsets, offset = {}, 0
+        for name, nbytes in self.regions:
+            offsets[name] = offset
+            offset += align(nbytes)
+        return offsets
+
     def carve(self, buffer: np.ndarray, dtypes: dict[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
         """Cut `buffer` (uint8, at least `nbytes` long) into flat arrays of the dtypes given by name."""
-        offset = -buffer.ctypes.data % ALIGNMENT
-        parts = {}
-        for name, nbytes in self.regions:
-            parts[name] = buffer[offset : offset + nbytes].view(dtypes[name])
-            offset += align(nbytes)
-        return parts
+        start = -buffer.ctypes.data % ALIGNMENT
+        return {name: buffer[start + self.offsets[name] :][:nbytes].view(dtypes[name]) for name, nbytes in self.regions}

@@ -4,20 +4,56 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import Any
 
 import numpy as np
 
 from stridekit.activation import ACTIVATIONS
 from stridekit.backends import Operands
-from stridekit.backends.cpu.blocking import Blocking, accumulator_itemsize, broadcast_blocking, lanewise_blocking
+from stridekit.backends.cpu.blocking import Blocking, broadcast_blocking, lanewise_blocking
 from stridekit.backends.cpu.device import CpuDevice
 from stridekit.backends.cpu.threads import run_workers
 from stridekit.problem import ConvProblem
-from stridekit.workspace import WorkspaceLayout, align
+from stridekit.workspace import ALIGNMENT, WorkspaceLayout, align
 
 _COUNTER_BYTES = 16
-_UINT8 = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True, eq=False)
+class _Job:
+    """All of a problem that does not change from call to call, as the kernels want it.
+
+    Attributes
+    ----------
+    blocking : Blocking
+        How the problem is cut.
+    tag, acc, activation, slope
+        As the kernels want them.
+    as_given, as_packed : WorkspaceLayout
+        The workspace for weights as given and for packed ones.
+    """
+
+    blocking: Blocking
+    tag: Any
+    acc: Any
+    activation: int
+    slope: Any
+    as_given: WorkspaceLayout
+    as_packed: WorkspaceLayout
+
+    def layout(self, packed: bool) -> WorkspaceLayout:
+        return self.as_packed if packed else self.as_given
+
+    @cached_property
+    def _words(self) -> np.ndarray:
+        return np.array(self.blocking.words, np.int64)
+
+    @cached_property
+    def address(self) -> int:
+        """Where the kernels find the blocking, as int64 numbers."""
+        return int(self._words.ctypes.data)
 
 
 class _TileAlgorithm:
@@ -58,11 +94,11 @@ class _TileAlgorithm:
     def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
         """Write the weights in tile order."""
         counter = np.zeros(1, np.int64)
-        self._pack(problem, self.blocking(problem, device), weight, packed.ctypes.data, counter.ctypes.data)
+        _pack(self._job(problem, device), weight, packed.ctypes.data, counter.ctypes.data)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
-        return self._layout(self.blocking(problem, device), packed).nbytes
+        return self._job(problem, device).layout(packed).nbytes
 
     def run(
         self, problem: ConvProblem, device: CpuDevice, operands: Operands, workspace: np.ndarray, out: np.ndarray
@@ -71,69 +107,87 @@ class _TileAlgorithm:
         from stridekit.backends.cpu.convolving import convolve
         from stridekit.backends.cpu.packing import pack_bias
 
-        b = self.blocking(problem, device)
-        layout = self._layout(b, operands.packed_weight is not None)
-        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _UINT8))
-        address = {name: part.ctypes.data for name, part in parts.items()}
-        parts["counters"][...] = 0
-        tag, acc = _tags(problem)
-        if operands.packed_weight is not None:
-            weights = operands.packed_weight.ctypes.data
+        job = self._job(problem, device)
+        b, tag, acc = job.blocking, job.tag, job.acc
+        packed, bias = operands.packed_weight, operands.bias
+        base, offsets = workspace.ctypes.data, job.layout(packed is not None).offsets
+        base += -base % ALIGNMENT
+        counters = base + offsets["counters"]
+        bias_row, scratch = base + offsets["bias"], base + offsets["scratch"]
+        if bias is None:
+            pack_bias(tag, acc, job.address, 0, 0, bias_row, counters)
         else:
-            weights = address["weights"]
-            self._pack(problem, b, operands.weight, weights, address["counters"] + 8)
-        if operands.bias is None:
-            pack_bias(tag, acc, b, 0, 0, address["bias"])
+            pack_bias(tag, acc, job.address, bias.ctypes.data, bias.strides[0], bias_row, counters)
+        if packed is not None:
+            weights = packed.ctypes.data
         else:
-            pack_bias(tag, acc, b, operands.bias.ctypes.data, operands.bias.strides[0], address["bias"])
-        x, x_strides = operands.input, _strides(operands.input)
-        out_strides = _strides(out)
-        activation, slope = -1, acc
-        if problem.activation is not None:
-            activation, slope = ACTIVATIONS.index(problem.activation.name), type(acc)(problem.activation.slope)
-        in_place = bool(b.copies and b.multiplier == 1 and x.strides[1] == b.itemsize)
+            weights = base + offsets["weights"]
+            _pack(job, operands.weight, weights, counters + 8)
+        x, target = operands.input.ctypes.data, out.ctypes.data
+        x_strides, out_strides = _strides(operands.input), _strides(out)
+        in_place = bool(b.copies and b.multiplier == 1 and x_strides[1] == b.itemsize)
 
         def work(worker: int) -> None:
             convolve(
                 tag,
                 acc,
-                b,
-                x.ctypes.data,
+                job.address,
+                x,
                 x_strides,
                 weights,
-                address["bias"],
-                out.ctypes.data,
+                bias_row,
+                target,
                 out_strides,
-                activation,
-                slope,
+                job.activation,
+                job.slope,
                 in_place,
-                address["scratch"] + worker * align(b.scratch),
-                address["counters"],
+                scratch + worker * align(b.scratch),
+                counters,
             )
 
         run_workers(work, b.workers)
 
-    def _pack(self, problem: ConvProblem, b: Blocking, weight: np.ndarray, packed: int, counter: int) -> None:
-        from stridekit.backends.cpu.packing import pack_weights
+    def _job(self, problem: ConvProblem, device: CpuDevice) -> _Job:
+        return _prepare(type(self)._blocking, problem, device)
 
-        tag, acc = _tags(problem)
-        strides, data = _strides(weight), weight.ctypes.data
-        flat = weight[:1].flags.c_contiguous
 
-        def work(worker: int) -> None:
-            pack_weights(tag, acc, b, data, strides, flat, packed, counter)
+@lru_cache(maxsize=4096)
+def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvProblem, device: CpuDevice) -> _Job:
+    from stridekit.backends.cpu.vector import TAGS
 
-        run_workers(work, b.workers)
+    b = cut(problem, device)
+    acc = TAGS["float64" if b.itemsize == 8 else "float32"]
+    activation, slope = -1, acc
+    if problem.activation is not None:
+        activation = ACTIVATIONS.index(problem.activation.name)
+        slope = type(acc)(problem.activation.slope)
+    regions = (
+        ("counters", _COUNTER_BYTES),
+        ("bias", b.bias_elements * b.itemsize),
+        ("scratch", b.workers * align(b.scratch)),
+    )
+    weights = ("weights", b.packed_elements * b.itemsize)
+    return _Job(
+        blocking=b,
+        tag=TAGS[problem.dtype],
+        acc=acc,
+        activation=activation,
+        slope=slope,
+        as_given=WorkspaceLayout((*regions, weights)),
+        as_packed=WorkspaceLayout(regions),
+    )
 
-    def _layout(self, b: Blocking, packed: bool) -> WorkspaceLayout:
-        regions = [
-            ("counters", _COUNTER_BYTES),
-            ("bias", b.bias_elements * b.itemsize),
-            ("scratch", b.workers * align(b.scratch)),
-        ]
-        if not packed:
-            regions.append(("weights", b.packed_elements * b.itemsize))
-        return WorkspaceLayout(tuple(regions))
+
+def _pack(job: _Job, weight: np.ndarray, packed: int, counter: int) -> None:
+    from stridekit.backends.cpu.packing import pack_weights
+
+    strides, data = _strides(weight), weight.ctypes.data
+    flat = weight[:1].flags.c_contiguous
+
+    def work(worker: int) -> None:
+        pack_weights(job.tag, job.acc, job.address, data, strides, flat, packed, counter)
+
+    run_workers(work, job.blocking.workers)
 
 
 _VECTORS_PER_SECOND = 2.5e9
@@ -158,12 +212,6 @@ class LanewiseTile(_TileAlgorithm):
         if problem.group_in_channels != 1:
             return f"each filter reads {problem.group_in_channels} channels, a lane only one"
         return super().supports(problem, device)
-
-
-def _tags(problem: ConvProblem) -> tuple[Any, Any]:
-    from stridekit.backends.cpu.vector import TAGS
-
-    return TAGS[problem.dtype], TAGS["float64" if accumulator_itemsize(problem) == 8 else "float32"]
 
 
 def _strides(array: np.ndarray) -> tuple[int, ...]:

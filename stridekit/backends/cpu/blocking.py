@@ -113,6 +113,11 @@ class Blocking(NamedTuple):
     workers: int
 
     @property
+    def words(self) -> tuple[int, ...]:
+        """All of it as integers, in order: as `read_blocking` in `tables` reads it."""
+        return (*self.d, *self.h, *self.w, *(int(field) for field in self[3:]))
+
+    @property
     def positions(self) -> int:
         """Kernel positions."""
         return self.d.kernel * self.h.kernel * self.w.kernel

@@ -21,6 +21,7 @@ from stridekit.backends.cpu.tables import (
     fill_row_table,
     fill_tap_table,
     inside,
+    read_blocking,
 )
 from stridekit.backends.cpu.vector import next_task
 
@@ -29,7 +30,7 @@ from stridekit.backends.cpu.vector import next_task
 def convolve(
     tag: Any,
     acc: Any,
-    b: Any,
+    words: int,
     x: int,
     x_strides: Any,
     weights: int,
@@ -47,7 +48,7 @@ def convolve(
     Parameters
     ----------
     tag, acc : tags of the arrays' elements and of the sums
-    b : Blocking
+    words : address of the ``words`` of a `Blocking`
     x, out : addresses of element (0, 0, 0, 0, 0), with their strides
     weights, bias : addresses of what `pack_weights` and `pack_bias` wrote
     activation, slope : number in `finishing`, and its parameter in the type of the sums
@@ -55,6 +56,7 @@ def convolve(
     scratch : address of this thread's ``b.scratch`` bytes
     counter : address of the shared task counter
     """
+    b = read_blocking(words)
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     group_row = b.vectors * b.lanes * b.itemsize
     tile_channels = b.tile_vectors * b.lanes

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from stridekit.backends.cpu.compiling import helper, kernel
-from stridekit.backends.cpu.vector import copy_vectors, load, next_task, square, store, transpose
+from stridekit.backends.cpu.tables import read_blocking
+from stridekit.backends.cpu.vector import copy_vectors, load, next_task, set_int, square, store, transpose
 
 
 @helper
@@ -36,12 +37,15 @@ def _pack_flat(acc: Any, b: Any, row: int, source: int, step: int, filters: int,
 
 
 @kernel
-def pack_weights(tag: Any, acc: Any, b: Any, weight: int, strides: Any, flat: bool, packed: int, counter: int) -> None:
+def pack_weights(
+    tag: Any, acc: Any, words: int, weight: int, strides: Any, flat: bool, packed: int, counter: int
+) -> None:
     """Write weights (k, c, t, r, s) as ``[group][filter block][channel block][tap][channel][lane]``.
 
     Tasks are vectors of filters, drawn from `counter`. `flat` says that each filter's weights lie end to end.
     The lanes beyond the last filter are never stored, whatever they hold.
     """
+    b = read_blocking(words)
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     while True:
         task = next_task(counter)
@@ -70,8 +74,11 @@ def pack_weights(tag: Any, acc: Any, b: Any, weight: int, strides: Any, flat: bo
 
 
 @kernel
-def pack_bias(tag: Any, acc: Any, b: Any, bias: int, stride: int, packed: int) -> None:
-    """Write a bias as ``[group][lane]``; address 0 stands for none and gives zeros."""
+def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int, counters: int) -> None:
+    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros, and set both counters to 0."""
+    b = read_blocking(words)
+    set_int(counters, 0, 0)
+    set_int(counters, 1, 0)
     padded = b.vectors * b.lanes
     for group in range(b.groups):
         for k in range(padded):

@@ -83,7 +83,13 @@ def _submit(work: Callable[[int], None], workers: int) -> list[Future[None]]:
                 _pool.shutdown(wait=False)
             _pool_size = workers - 1
             _pool = ThreadPoolExecutor(_pool_size, thread_name_prefix="stridekit")
-        return [_pool.submit(work, index) for index in range(1, workers)]
+        helpers: list[Future[None]] = []
+        try:
+            helpers.extend(_pool.submit(work, index) for index in range(1, workers))
+        except RuntimeError:
+            # The interpreter is ending and starts no more threads; the caller's does all the work then.
+            return helpers
+        return helpers
 
 
 def _forget_pool() -> None:

@@ -125,6 +125,22 @@ def set_int(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+def read_ints(count: int) -> Any:
+    """Return a function of an address that reads `count` int64 there, as a tuple."""
+
+    def declare(typingctx: Any, address: Any) -> Any:
+        kind = types.UniTuple(types.int64, count)
+
+        def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+            table = _pointer(builder, args[0], _INT64)
+            values = [builder.load(builder.gep(table, [ir.Constant(_INT64, i)]), align=8) for i in range(count)]
+            return context.make_tuple(builder, kind, values)
+
+        return kind(types.int64), codegen
+
+    return intrinsic(declare)
+
+
 @intrinsic
 def copy_bytes(typingctx: Any, target: Any, source: Any, nbytes: Any) -> Any:
     """Copy `nbytes` bytes between addresses that do not overlap."""
