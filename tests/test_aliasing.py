@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from stridekit.aliasing import aliased_energy, spectral_energy
+from stridekit.compare.aliasing import aliased_energy, spectral_energy
 from stridekit.errors import ShapeError
 
 

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.advice import typical_use
-from stridekit.aliasing import aliased_energy
 from stridekit.compare import choose_device, compare_strides
+from stridekit.compare.advice import typical_use
+from stridekit.compare.aliasing import aliased_energy
+from stridekit.compare.filters import filter_bank
+from stridekit.compare.images import zone_plate
+from stridekit.compare.units import format_stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
-from stridekit.filters import filter_bank
-from stridekit.images import zone_plate
-from stridekit.units import format_stride
 
 DOCUMENTED_KEYS = {
     "stride", "output_size", "time_s", "flops", "bytes", "peak_bytes", "predicted_peak_bytes", "aliased_energy",

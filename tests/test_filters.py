@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from stridekit.compare.filters import LUMA, filter_bank
 from stridekit.errors import DtypeError, ShapeError
-from stridekit.filters import LUMA, filter_bank
 
 
 @pytest.mark.parametrize("kernel_size", [1, 2, 3, 4, 7, 11, 32, (1, 7), (5, 1), (3, 8)])

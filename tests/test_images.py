@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from stridekit.compare.images import load_image, sample_photo, zone_plate
 from stridekit.errors import ImageError
-from stridekit.images import load_image, sample_photo, zone_plate
 
 RGB = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[0, 0, 0], [255, 255, 255], [51, 102, 204]]], np.uint8)
 

@@ -7,10 +7,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stridekit.units import format_stride
+from stridekit.compare.units import format_stride
 
 if TYPE_CHECKING:
-    from stridekit.comparison import StrideComparison
+    from stridekit.compare.comparison import StrideComparison
 
 JSON_NAME = "comparison.json"
 

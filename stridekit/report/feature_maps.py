@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from matplotlib.patches import Rectangle
 
+from stridekit.compare.units import format_share, format_sizes, format_stride
 from stridekit.report.figures import DPI, GREEN, new_figure, shortened
-from stridekit.units import format_share, format_sizes, format_stride
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from stridekit.comparison import FeatureMap, StrideComparison, StrideRow
+    from stridekit.compare.comparison import FeatureMap, StrideComparison, StrideRow
     from stridekit.geometry import ConvGeometry
 
 Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]

@@ -8,12 +8,12 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from stridekit.units import format_bytes, format_share, format_sizes, format_stride, format_time
+from stridekit.compare.units import format_bytes, format_share, format_sizes, format_stride, format_time
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from stridekit.comparison import StrideComparison, StrideRow
+    from stridekit.compare.comparison import StrideComparison, StrideRow
 
 DPI = 120
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from stridekit.comparison import StrideComparison, StrideRow
-from stridekit.units import format_bytes, format_share, format_sizes, format_stride, format_time
+from stridekit.compare.comparison import StrideComparison, StrideRow
+from stridekit.compare.units import format_bytes, format_share, format_sizes, format_stride, format_time
 
 
 def tables_of(comparison: StrideComparison) -> tuple[Table, Table]:

@@ -6,9 +6,9 @@ import sys
 
 from rich.console import Console
 
-from stridekit.comparison import StrideComparison
+from stridekit.compare.comparison import StrideComparison
+from stridekit.compare.units import format_bytes, format_sizes, format_stride, format_time
 from stridekit.report.tables import tables_of
-from stridekit.units import format_bytes, format_sizes, format_stride, format_time
 
 _UNLIMITED = 200
 """Columns where nobody looks: in a pipe or a file no table is to be folded."""

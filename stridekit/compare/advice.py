@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stridekit.comparison import StrideRow
-from stridekit.units import format_bytes, format_share, format_stride, format_time
+from stridekit.compare.comparison import StrideRow
+from stridekit.compare.units import format_bytes, format_share, format_stride, format_time
 
 NOISY_SPREAD = 0.25
 """Quartile distance over median from which a time deserves a warning."""

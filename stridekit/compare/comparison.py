@@ -52,7 +52,7 @@ class StrideRow:
     predicted_peak_bytes, peak_bytes : int
         Most memory at once, operands included: said beforehand by `stridekit.vram.estimate`, and measured.
     aliased_energy : float
-        Share of the energy of stride 1's response that this stride folds back; see `stridekit.aliasing`.
+        Share of the energy of stride 1's response that this stride folds back; see `stridekit.compare.aliasing`.
     aliased_energy_by_filter : tuple of float
         The same for each filter alone.
     receptive_field_growth : tuple of int

@@ -14,7 +14,7 @@ import typer
 
 import stridekit
 from stridekit.arrays import Array
-from stridekit.cli_arguments import (
+from stridekit.cli.arguments import (
     ArgumentError,
     check_writable_file,
     check_writable_folder,
@@ -242,7 +242,7 @@ def info() -> None:
 
 
 def _picture(image: Path | None, chart: bool) -> tuple[Array, str]:
-    from stridekit.images import SAMPLE_NAME, load_image, sample_photo, zone_plate
+    from stridekit.compare.images import SAMPLE_NAME, load_image, sample_photo, zone_plate
 
     if chart:
         return zone_plate(), "zone plate chart"

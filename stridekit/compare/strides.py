@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
-from stridekit.advice import recommend, typical_use, warnings_about
 from stridekit.arguments import as_int, per_axis
 from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
 from stridekit.backends import load_backend, preferred_backend
-from stridekit.comparison import FeatureMap, Pictures, StrideComparison, StrideRow
+from stridekit.compare.advice import recommend, typical_use, warnings_about
+from stridekit.compare.comparison import FeatureMap, Pictures, StrideComparison, StrideRow
+from stridekit.compare.filters import FilterBank, filter_bank
+from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
-from stridekit.filters import FilterBank, filter_bank
-from stridekit.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
 from stridekit.padding import Padding
 from stridekit.planning import Plan, choose_backend, plan_conv
 
@@ -65,7 +65,7 @@ def compare_strides(
     strides : sequence of int or (rows, columns)
         Repeated ones are measured once.
     kernel_size, filters : int or (rows, columns), int
-        Of `stridekit.filters.filter_bank`; unused if `weight` is given.
+        Of `stridekit.compare.filters.filter_bank`; unused if `weight` is given.
     padding : int, pairs or name
         As for `stridekit.conv2d`.
     dtype : str or dtype
@@ -96,7 +96,7 @@ def compare_strides(
     Examples
     --------
     >>> import numpy as np, stridekit as sk
-    >>> from stridekit.images import zone_plate
+    >>> from stridekit.compare.images import zone_plate
     >>> result = sk.compare_strides(zone_plate(64), (2, (2, 1)), filters=4, backend="reference", repeats=1)
     >>> [row.output_size for row in result.rows]
     [(32, 32), (32, 64)]
@@ -189,7 +189,7 @@ def _dtype(dtype: Any) -> str:
 
 def _pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
     if isinstance(image, str | os.PathLike):
-        from stridekit.images import load_image
+        from stridekit.compare.images import load_image
 
         return load_image(image, dtype=dtype)
     if library_of("image", image) != "numpy":

@@ -10,10 +10,10 @@ from typing import TypeAlias
 import numpy as np
 
 from stridekit import vram
-from stridekit.aliasing import spectral_energy
+from stridekit.compare.aliasing import spectral_energy
+from stridekit.compare.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
 from stridekit.planning import PackedWeight, Plan
-from stridekit.units import format_stride
 
 Stride: TypeAlias = tuple[int, ...]
 Progress: TypeAlias = Callable[[str, int, int], None]

@@ -1,0 +1,7 @@
+"""The command line: reads arguments, calls the library, prints."""
+
+from __future__ import annotations
+
+from stridekit.cli.commands import app, run
+
+__all__ = ["app", "run"]
