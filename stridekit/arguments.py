@@ -18,6 +18,11 @@ def as_int(name: str, value: object) -> int:
         raise ShapeError(f"{name} holds {value!r}; wanted an int") from None
 
 
+def counted(values: tuple[object, ...]) -> str:
+    """Write values with their number: ``"3 values (1, 2, 3)"``."""
+    return f"{len(values)} value{'' if len(values) == 1 else 's'} {values}"
+
+
 def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int = 1) -> tuple[int, ...]:
     """Spread an argument over `rank` axes: an int for all of them, or one int per axis.
 
@@ -34,9 +39,7 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
         except TypeError:
             raise ShapeError(f"{name} is {value!r}; wanted an int or {rank} ints") from None
         if len(values) != rank:
-            raise ShapeError(
-                f"{name} has {len(values)} values {values}; wanted one int or {rank} (one per spatial axis)"
-            )
+            raise ShapeError(f"{name} has {counted(values)}; wanted one int or {rank} (one per spatial axis)")
     if min(values) < minimum:
         raise ShapeError(f"{name} is {value!r}; every value must be at least {minimum}")
     return values

@@ -66,7 +66,8 @@ def dtype_name(name: str, array_or_dtype: Any) -> str:
         return known
     if dtype.name in DTYPES:
         raise DtypeError(f"{name} has byte-swapped {dtype.name}; cast it: {name}.astype({dtype.name!r})")
-    raise DtypeError(f"{name} has dtype {dtype}; wanted one of {', '.join(DTYPES)}: {name}.astype('float32')")
+    cure = f": {name}.astype('float32')" if of_array else ""
+    raise DtypeError(f"{name} {'has dtype' if of_array else 'is'} {dtype}; wanted one of {', '.join(DTYPES)}{cure}")
 
 
 @cache

@@ -80,9 +80,27 @@ class AxisGeometry:
     @cached_property
     def unread(self) -> int:
         """Input pixels that no tap of any window reads: the dropped ones, and those in gaps and holes."""
-        if self.dilation == 1 and self.overlap >= 0:
-            return self.dropped
-        return sum(not self.outputs_reading(pixel) for pixel in range(self.size))
+        return self.size - sum(self._read_on(residue, taps) for residue, taps in self._taps_by_residue.items())
+
+    @property
+    def _taps_by_residue(self) -> dict[int, list[int]]:
+        """First positions of the taps, in units of the stride, by what the division by it leaves; ascending."""
+        taps: dict[int, list[int]] = {}
+        for tap in range(self.kernel):
+            quotient, residue = divmod(tap * self.dilation, self.stride)
+            taps.setdefault(residue, []).append(quotient)
+        return taps
+
+    def _read_on(self, residue: int, firsts: list[int]) -> int:
+        """Count the input pixels read at padded positions ``residue + q * stride``: tap after tap a run of q."""
+        lowest = -((residue - self.pad_before) // self.stride)
+        highest = (self.pad_before + self.size - 1 - residue) // self.stride
+        count, done = 0, lowest
+        for first in firsts:
+            start, stop = max(first, done), min(first + self.output_size, highest + 1)
+            count += max(0, stop - start)
+            done = max(done, stop)
+        return count
 
     def input_window(self, output: int) -> range:
         """Input coordinates that output pixel `output` reads; those below 0 or from `size` on are padding."""

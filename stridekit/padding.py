@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, counted
 from stridekit.errors import ShapeError
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
@@ -37,7 +37,7 @@ def resolve_padding(
         except TypeError:
             raise ShapeError(f"padding is {padding!r}; {_PADDING_FORMS}") from None
         if len(items) != rank:
-            raise ShapeError(f"padding has {len(items)} values {items} for {rank} spatial axes; {_PADDING_FORMS}")
+            raise ShapeError(f"padding has {counted(items)} for {rank} spatial axes; {_PADDING_FORMS}")
         pairs = tuple(_pair(item) for item in items)
     if any(amount < 0 for pair in pairs for amount in pair):
         raise ShapeError(f"padding is {padding!r}; no value may be negative (slice the input instead)")

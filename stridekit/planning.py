@@ -348,22 +348,39 @@ def plan_conv(
 
 def choose_backend(argument: str, library: str) -> tuple[str, str]:
     """Choose a backend and say why: an explicit argument, then `use_backend`, then STRIDEKIT_BACKEND, then auto."""
-    asked = [
-        (argument, "asked for by argument"),
-        (_scope.get(), "asked for by use_backend"),
-        (os.environ.get("STRIDEKIT_BACKEND"), "asked for by STRIDEKIT_BACKEND"),
+    asked = asked_backend(argument)
+    if asked is None:
+        return backend_for(library)
+    if library == "cupy" and asked[0] != "cuda":
+        raise BackendUnavailableError(
+            f"backend is {asked[0]!r} and the arrays are CuPy's; nothing is copied silently: cupy.asnumpy(array)"
+        )
+    return asked
+
+
+def asked_backend(argument: str) -> tuple[str, str] | None:
+    """Return the backend that was asked for and by what, or None if the choice is left to stridekit.
+
+    Raises
+    ------
+    BackendUnavailableError
+        If there is none of that name, or it cannot run here.
+    """
+    sources = [
+        (argument, "argument"),
+        (_scope.get(), "use_backend"),
+        (os.environ.get("STRIDEKIT_BACKEND"), "STRIDEKIT_BACKEND"),
     ]
-    for name, reason in asked:
+    for name, source in sources:
         if name and name != "auto":
-            load_backend(name)
-            if library == "cupy" and name != "cuda":
-                raise BackendUnavailableError(
-                    f"backend is {name!r} and the arrays are CuPy's; nothing is copied silently: cupy.asnumpy(array)"
-                )
-            return name, reason
-        if name == "auto" and reason.endswith("use_backend"):
+            try:
+                load_backend(name)
+            except BackendUnavailableError as error:
+                raise BackendUnavailableError(f"{error} (asked for by {source})") from None
+            return name, f"asked for by {source}"
+        if name == "auto" and source == "use_backend":
             break
-    return backend_for(library)
+    return None
 
 
 @lru_cache(maxsize=4096)

@@ -19,7 +19,7 @@ from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
 from stridekit.padding import Padding
-from stridekit.planning import Plan, choose_backend, plan_conv
+from stridekit.planning import Plan, asked_backend, plan_conv
 
 DEFAULT_STRIDES = (1, 2, 3, 4, 5, 8, 10)
 DEFAULT_MAX_ALIASED_ENERGY = 0.1
@@ -164,10 +164,8 @@ def choose_device(backend: str = "auto") -> ChosenDevice:
     BackendUnavailableError
         If what was asked for cannot run here.
     """
-    name, why = choose_backend(backend, "numpy")
-    # choose_backend's own "auto" keeps arrays where they live; a file lives nowhere yet.
-    if not why.startswith("asked for"):
-        name, why = preferred_backend()
+    # An array runs where it lives; a file lives nowhere yet, so what is best here may be chosen.
+    name, why = asked_backend(backend) or preferred_backend()
     return ChosenDevice(name, load_backend(name).device().description, why)
 
 
