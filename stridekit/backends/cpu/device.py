@@ -9,6 +9,7 @@ from functools import cache
 from pathlib import Path
 
 from stridekit.backends.cpu.threads import get_num_threads
+from stridekit.errors import ShapeError
 
 DEFAULT_L2_BYTES = 512 * 1024
 
@@ -88,10 +89,12 @@ def host() -> CpuDevice:
         vector_bytes, registers = 32, 16
     else:
         vector_bytes, registers = 16, 32 if arm else 16
-    forced = os.environ.get("STRIDEKIT_VECTOR_BITS")
+    forced = os.environ.get("STRIDEKIT_VECTOR_BITS", "").strip()
     if forced:
-        # LLVM splits or widens vectors that the host lacks: slower, the same sums.
-        vector_bytes = {"128": 16, "256": 32, "512": 64}[forced]
+        # LLVM splits vectors that the host lacks: slower, the same sums.
+        if forced not in ("128", "256", "512"):
+            raise ShapeError(f"STRIDEKIT_VECTOR_BITS is {forced!r}; wanted 128, 256 or 512")
+        vector_bytes = int(forced) // 8
         registers = 32 if vector_bytes == 64 else 16
     return CpuDevice(
         name="cpu",

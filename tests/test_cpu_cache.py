@@ -1,0 +1,129 @@
+"""Compiled code on disk: checked before it is loaded, and never in the way."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import random
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+import stridekit as sk
+from stridekit.backends.cpu import compiling
+
+SOURCE = """
+from stridekit.backends.cpu.compiling import kernel
+
+@kernel
+def triple(value):
+    return 3 * value
+"""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("STRIDEKIT_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def fresh_module(folder: Path) -> ModuleType:
+    """Import a module with one kernel anew, as a new process would."""
+    path = folder / "tripling.py"
+    path.write_text(SOURCE)
+    spec = importlib.util.spec_from_file_location("tripling", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def hits(module: ModuleType) -> int:
+    return sum(module.triple.stats.cache_hits.values())
+
+
+def test_a_second_process_loads_what_the_first_compiled(cache: Path, tmp_path: Path) -> None:
+    first = fresh_module(tmp_path)
+    assert first.triple(5) == 15
+    assert hits(first) == 0
+    second = fresh_module(tmp_path)
+    assert second.triple(5) == 15
+    assert hits(second) == 1
+
+
+def test_any_damage_to_a_file_is_noticed_and_only_costs_time(cache: Path, tmp_path: Path) -> None:
+    fresh_module(tmp_path).triple(5)
+    files = sorted(path for path in cache.rglob("*") if path.is_file())
+    assert len(files) == 2
+    rng = random.Random(7)
+    for path in files:
+        whole = path.read_bytes()
+        places = [0, len(whole) // 2, len(whole) - 1, *(rng.randrange(len(whole)) for _ in range(20))]
+        damaged = [whole[:p] + bytes([whole[p] ^ 1 << rng.randrange(8)]) + whole[p + 1 :] for p in places]
+        for content in [*damaged, b"", whole[:-1], whole[:100], whole + b"\0", rng.randbytes(500)]:
+            path.write_bytes(content)
+            module = fresh_module(tmp_path)
+            assert module.triple(5) == 15
+            assert hits(module) == 0
+            again = fresh_module(tmp_path)
+            assert again.triple(5) == 15
+            assert hits(again) == 1, "the damaged file was not replaced"
+
+
+def test_a_cache_that_cannot_be_written_only_costs_time(cache: Path, tmp_path: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    assert fresh_module(tmp_path).triple(5) == 15
+
+
+def test_a_full_disk_only_costs_time(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compiling._CheckedFile, "_write", full)
+    assert fresh_module(tmp_path).triple(5) == 15
+
+
+def test_no_layer_shape_compiles_anything_anew() -> None:
+    from stridekit.backends.cpu.convolving import convolve
+
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 6, 17, 19), np.float32)
+    sk.conv2d(x, rng.standard_normal((8, 6, 3, 3), np.float32), backend="cpu")
+    compiled = len(convolve.signatures)
+    for groups, filters, stride in [(1, 5, 1), (6, 12, 2), (3, 9, (2, 1)), (1, 70, 5), (6, 6, 1)]:
+        weight = rng.standard_normal((filters, 6 // groups, 2, 3), np.float32)
+        for activation in (None, "gelu", ("leaky_relu", 0.1)):
+            sk.conv2d(x, weight, stride=stride, groups=groups, padding="same", activation=activation, backend="cpu")
+        sk.conv2d(np.ascontiguousarray(x.transpose(0, 2, 3, 1)), weight, groups=groups, layout="NHWC", backend="cpu")
+    signal = rng.standard_normal((1, 6, 40), np.float32)
+    sk.conv1d(signal, rng.standard_normal((4, 6, 5), np.float32), stride=3, backend="cpu")
+    volume = rng.standard_normal((1, 6, 5, 6, 7), np.float32)
+    sk.conv3d(volume, rng.standard_normal((4, 6, 3, 2, 1), np.float32), backend="cpu")
+    assert len(convolve.signatures) == compiled
+
+
+def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:
+    nowhere = tmp_path / "home"
+    nowhere.mkdir()
+    nowhere.chmod(0o555)
+    program = (
+        "import numpy as np\n"
+        "from stridekit.backends.cpu.compiling import kernel\n"
+        "exec(compile('def triple(v):\\n    return 3 * v', '<text>', 'exec'))\n"
+        "triple.__module__ = 'm'\n"
+        "print(kernel(triple)(5))\n"
+    )
+    environment = {"HOME": str(nowhere), "PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": "/proc/nowhere"}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.stdout, done.returncode) == ("15\n", 0), done.stderr

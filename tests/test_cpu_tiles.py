@@ -1,0 +1,102 @@
+"""Tiles: every vector width computes the same sums, and the cheaper of two algorithms is taken."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import stridekit as sk
+from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
+from stridekit.backends.cpu.device import host
+
+# One layer for each number of vectors a tile can have, and for what is left over of filters, pixels and channels.
+PROGRAM = """
+import numpy as np
+import stridekit as sk
+rng = np.random.default_rng(0)
+def data(*shape):
+    return rng.integers(-4, 5, shape).astype(np.float32)
+for filters in (1, 4, 5, 16, 17, 37, 50, 64, 70):
+    for groups, channels in ((1, 3), (1, 19)):
+        for order in ("NCHW", "NHWC"):
+            x, w = data(1, channels, 13, 11), data(filters, channels, 3, 2)
+            if order == "NHWC":
+                x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))
+            arguments = dict(stride=(2, 1), padding=1, layout=order)
+            same = np.array_equal(
+                sk.conv2d(x, w, backend="cpu", **arguments), sk.conv2d(x, w, backend="reference", **arguments)
+            )
+            assert same, (filters, channels, order)
+    x, w = data(1, filters, 13, 11), data(filters, 1, 3, 3)
+    arguments = dict(groups=filters, padding="same")
+    same = np.array_equal(
+        sk.conv2d(x, w, backend="cpu", **arguments), sk.conv2d(x, w, backend="reference", **arguments)
+    )
+    assert same, ("depthwise", filters)
+print("same")
+"""
+
+
+@pytest.mark.parametrize("bits", ["128", "256", "512"])
+def test_every_vector_width_computes_the_same_sums(bits: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", PROGRAM],
+        env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout == "same\n", done.stderr
+
+
+def test_a_vector_width_that_is_none_is_named() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from stridekit.backends.cpu.device import host; host()"],
+        env={**os.environ, "STRIDEKIT_VECTOR_BITS": "300"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "ShapeError: STRIDEKIT_VECTOR_BITS is '300'; wanted 128, 256 or 512" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("channels", "filters", "groups", "wanted"),
+    [(64, 64, 64, "lanewise_tile"), (1, 512, 1, "broadcast_tile"), (32, 64, 32, "lanewise_tile"), (1, 1, 1, None)],
+)
+def test_depthwise_layers_take_the_lanewise_tile_and_one_channel_alone_does_not(
+    channels: int, filters: int, groups: int, wanted: str | None
+) -> None:
+    plan = sk.plan_conv((1, channels, 56, 56), (filters, channels // groups, 3, 3), groups=groups, backend="cpu")
+    assert wanted in (None, plan.algorithm)
+
+
+@pytest.mark.parametrize("filters", range(1, 200, 3))
+def test_the_vectors_of_a_layer_are_shared_out_evenly(filters: int) -> None:
+    plan = sk.plan_conv((1, 8, 9, 9), (filters, 8, 3, 3), backend="cpu")
+    b = broadcast_blocking(plan.problem, plan.device)
+    whole, last = b.tile_vectors, b.vectors - (b.filter_blocks - 1) * b.tile_vectors
+    assert 1 <= last <= whole <= max(host().tiles)
+    assert b.vectors * b.lanes >= filters > (b.vectors - 1) * b.lanes
+    assert b.filter_blocks == -(-b.vectors // max(host().tiles))
+
+
+def test_the_order_of_a_sum_depends_on_nothing_but_the_sample_and_the_device() -> None:
+    for batch in (1, 7):
+        for cut in (broadcast_blocking, lanewise_blocking):
+            blocks = set()
+            for threads in (1, 2, 64):
+                plan = sk.plan_conv((batch, 4096, 9, 9), (4096, 1, 3, 3), groups=4096, backend="cpu")
+                device = type(host())(**{**vars(host()), "threads": threads})
+                blocks.add(cut(plan.problem, device).channel_block)
+            assert len(blocks) == 1
+    deep = sk.plan_conv((1, 2048, 9, 9), (64, 2048, 3, 3), backend="cpu")
+    assert broadcast_blocking(deep.problem, deep.device).channel_blocks > 1
+    x = np.ones((3, 2048, 5, 5), np.float32)
+    w = np.random.default_rng(0).standard_normal((4, 2048, 3, 3)).astype(np.float32)
+    assert np.array_equal(sk.conv2d(x, w, backend="cpu")[1:2], sk.conv2d(x[1:2], w, backend="cpu"))
