@@ -26,7 +26,7 @@ def ours(layer: Layer, threads: int) -> dict[str, Call]:
     calls: dict[str, Call] = {}
     for order, last in (("first", False), ("last", True)):
         plan = layer.plan(channels_last=last)
-        stored = _channels_last(x) if last else x
+        stored = _aligned(x, last)
         packed = plan.pack(weight)
         calls[f"given_{order}"] = lambda plan=plan, stored=stored: plan.execute(stored, weight, bias)
         calls[f"packed_{order}"] = lambda plan=plan, stored=stored, packed=packed: plan.execute(stored, packed, bias)
@@ -92,6 +92,12 @@ def onnxruntime_call(layer: Layer, threads: int) -> dict[str, Call]:
     return {"onnxruntime": lambda: session.run(None, {"x": x})[0]}
 
 
-def _channels_last(x: np.ndarray) -> np.ndarray:
-    """Return the same values in the same shape, lying channels-last in memory."""
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1)
+def _aligned(x: np.ndarray, channels_last: bool) -> np.ndarray:
+    """Return the same values in the same shape, lying as a result of stridekit does: on a cache line.
+
+    PyTorch and ONNX Runtime allocate so too.
+    """
+    given = np.moveaxis(x, 1, -1) if channels_last else x
+    stored = sk.vram.allocate(given.shape, given.dtype)
+    stored[...] = given
+    return np.moveaxis(stored, -1, 1) if channels_last else stored

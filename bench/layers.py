@@ -74,7 +74,9 @@ def chosen(patterns: list[str]) -> tuple[Layer, ...]:
     """Return the layers whose names match one of the shell patterns; all of them if there is none."""
     layers = tuple(layer for layer in suite() if not patterns or any(fnmatch(layer.name, p) for p in patterns))
     if not layers:
-        raise SystemExit(f"no layer matches {' '.join(patterns)}; there are {', '.join(layer.name for layer in suite())}")
+        raise SystemExit(
+            f"no layer matches {' '.join(patterns)}; there are {', '.join(layer.name for layer in suite())}"
+        )
     return layers
 
 

@@ -13,7 +13,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.device import device, host
+from stridekit.backends.cpu.processor import device, host
 from stridekit.backends.cpu.threads import run_workers
 
 _VECTOR_BYTES = host().vector_bytes

@@ -37,8 +37,9 @@ def strides_table(comparison: dict[str, Any]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {format_stride(row['stride'])} | {format_sizes(row['output_size'])} | {format_share(row['positions_kept'])} "
-        f"| {format_stride(row['dropped'])} | {format_time(row['time_s'])} | {row['speedup']:.1f}x "
+        f"| {format_stride(row['stride'])} | {format_sizes(row['output_size'])} "
+        f"| {format_share(row['positions_kept'])} | {format_stride(row['dropped'])} "
+        f"| {format_time(row['time_s'])} | {row['speedup']:.1f}x "
         f"| {format_bytes(row['peak_bytes'])} | {format_share(row['aliased_energy'])} |"
         for row in comparison["rows"]
     ]
@@ -60,14 +61,16 @@ def speed_table(peers: dict[str, Any]) -> str:
     for run in peers["runs"]:
         means, plural = run["geometric_mean"], "" if run["threads"] == 1 else "s"
         lines.append(
-            f"- {run['threads']} thread{plural}: weights as given run at **{means['given_over_torch']:.2f}** of PyTorch's "
-            f"speed, packed weights at **{means['packed_over_onnxruntime']:.2f}** of ONNX Runtime's and at "
+            f"- {run['threads']} thread{plural}: weights as given run at **{means['given_over_torch']:.2f}** of "
+            f"PyTorch's speed, packed weights at **{means['packed_over_onnxruntime']:.2f}** of ONNX Runtime's and at "
             f"{means['packed_over_better']:.2f} of the better of both."
         )
     names = [f"{run['threads']} thread{'' if run['threads'] == 1 else 's'}" for run in peers["runs"]]
     lines += [
         "",
-        "| layer | " + " | ".join(f"{name}: given / PyTorch | packed / ONNX Runtime | of floor" for name in names) + " |",
+        "| layer | "
+        + " | ".join(f"{name}: given / PyTorch | packed / ONNX Runtime | of floor" for name in names)
+        + " |",
         "|---|" + "---|" * 3 * len(names),
     ]
     for rows in zip(*(run["layers"] for run in peers["runs"]), strict=True):
@@ -78,13 +81,13 @@ def speed_table(peers: dict[str, Any]) -> str:
         lines.append(f"| {rows[0]['layer']} | " + " | ".join(cells) + " |")
     return "\n".join(
         [
-            f"Geometric means over {len(peers['runs'][0]['layers'])} layers at batch 1 in float32, each library at its best "
-            "layout, taking turns in one process; above 1 stridekit is faster.",
+            f"Geometric means over {len(peers['runs'][0]['layers'])} layers at batch 1 in float32, each library at its "
+            "best layout, taking turns in one process; above 1 stridekit is faster.",
             "",
             *lines,
             "",
-            "*Of floor: the share reached of the least time that the machine's measured multiply-add peak and copy rate "
-            f"allow. {peers['machine']['processor']}; PyTorch {versions['torch']}, ONNX Runtime "
+            "*Of floor: the share reached of the least time that the machine's measured multiply-add peak and copy "
+            f"rate allow. {peers['machine']['processor']}; PyTorch {versions['torch']}, ONNX Runtime "
             f"{versions['onnxruntime']}, Numba {versions['numba']}. `python -m bench.peers --device cpu`*",
         ]
     )

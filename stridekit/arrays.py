@@ -134,11 +134,11 @@ def layout_view(array: Array, channels_last: bool) -> Array:
 def memory_order(array: Array) -> str | None:
     """Return how an ``(N, C, *spatial)`` array lies: the channels outside the pixels, or inside.
 
-    None where it is both, having one channel or one pixel.
+    None where it is both, having one channel or one pixel, or nothing at all.
     """
     channels = array.shape[1]
     steps = [abs(step) for step, size in zip(array.strides[2:], array.shape[2:], strict=True) if size > 1]
-    if channels == 1 or not steps:
+    if channels == 1 or not steps or 0 in array.shape:
         return None
     return "channels_last" if abs(array.strides[1]) < min(steps) else "channels_first"
 
@@ -147,6 +147,22 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
     """Raise `ShapeError` unless `array` has exactly `shape`."""
     if tuple(array.shape) != shape:
         raise ShapeError(f"{name} has shape {tuple(array.shape)}; wanted {shape}")
+
+
+def may_share_elements(array: np.ndarray) -> bool:
+    """Say whether elements of one array can lie in the same memory: True unless its axes nest.
+
+    Ordered by their steps, each axis must step over all that lies inside it; views and transposes of arrays do.
+    """
+    if array.size == 0:
+        return False
+    axes = sorted((abs(step), size) for step, size in zip(array.strides, array.shape, strict=True) if size > 1)
+    extent = array.itemsize
+    for step, size in axes:
+        if step < extent:
+            return True
+        extent += step * (size - 1)
+    return False
 
 
 def overlaps(a: np.ndarray, b: np.ndarray) -> bool:

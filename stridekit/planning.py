@@ -30,6 +30,7 @@ from stridekit.arrays import (
     layout_shape,
     layout_view,
     library_of,
+    may_share_elements,
     memory_order,
     numpy_dtype,
     overlaps,
@@ -249,8 +250,8 @@ class Plan:
         for name, operand in named.items():
             if operand is not None and overlaps(out, operand):
                 raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
-        if 0 in out.strides and any(size > 1 and step == 0 for size, step in zip(out.shape, out.strides, strict=True)):
-            raise LayoutError("out has elements that share memory (a broadcast view); give an array of its own")
+        if may_share_elements(out):
+            raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
 
     def _allocate_output(self) -> Array:
         problem = self.problem

@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stridekit.workspace import ALIGNMENT
+
 if TYPE_CHECKING:
     from stridekit.planning import Plan
 
@@ -137,12 +139,17 @@ def track() -> Iterator[TrackedUsage]:
 
 
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Allocate a NumPy array and tell every `track` block around. The only allocation that execution makes."""
-    array = np.empty(shape, dtype)
-    trackers = _trackers.get()
-    if trackers:
-        nbytes = math.prod(shape) * dtype.itemsize
-        for usage in trackers:
-            usage._add(nbytes)
-            weakref.finalize(array, usage._add, -nbytes).atexit = False
-    return array
+    """Allocate a NumPy array on a cache line and tell every `track` block around.
+
+    The only allocation that execution makes. NumPy's own begin on any 16 bytes, so that every vector load would
+    cross a line: a third of a depthwise layer's time. The 64 bytes that this takes are not counted, as malloc's own
+    are not.
+    """
+    nbytes = math.prod(shape) * dtype.itemsize
+    if nbytes == 0:
+        return np.empty(shape, dtype)
+    buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+    for usage in _trackers.get():
+        usage._add(nbytes)
+        weakref.finalize(buffer, usage._add, -nbytes).atexit = False
+    return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % ALIGNMENT)

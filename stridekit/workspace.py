@@ -25,13 +25,12 @@ class WorkspaceLayout:
 
     @property
     def nbytes(self) -> int:
-        """Bytes to allocate, with room to align the start."""
-        total = sum(align(nbytes) for _, nbytes in self.regions)
-        return total + ALIGNMENT if total else 0
+        """Bytes to allocate."""
+        return sum(align(nbytes) for _, nbytes in self.regions)
 
     @cached_property
     def offsets(self) -> dict[str, int]:
-        """Bytes from the aligned start to each region."""
+        """Bytes from the start to each region."""
         offsets, offset = {}, 0
         for name, nbytes in self.regions:
             offsets[name] = offset
@@ -39,6 +38,5 @@ class WorkspaceLayout:
         return offsets
 
     def carve(self, buffer: np.ndarray, dtypes: dict[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
-        """Cut `buffer` (uint8, at least `nbytes` long) into flat arrays of the dtypes given by name."""
-        start = -buffer.ctypes.data % ALIGNMENT
-        return {name: buffer[start + self.offsets[name] :][:nbytes].view(dtypes[name]) for name, nbytes in self.regions}
+        """Cut `buffer` (uint8, `nbytes` long, on a cache line) into flat arrays of the dtypes given by name."""
+        return {name: buffer[self.offsets[name] :][:nbytes].view(dtypes[name]) for name, nbytes in self.regions}

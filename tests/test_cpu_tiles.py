@@ -11,7 +11,7 @@ import pytest
 
 import stridekit as sk
 from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 
 # One layer for each number of vectors a tile can have, and for what is left over of filters, pixels and channels.
 PROGRAM = """
@@ -56,7 +56,7 @@ def test_every_vector_width_computes_the_same_sums(bits: str) -> None:
 
 def test_a_vector_width_that_is_none_is_named() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from stridekit.backends.cpu.device import host; host()"],
+        [sys.executable, "-c", "from stridekit.backends.cpu.processor import host; host()"],
         env={**os.environ, "STRIDEKIT_VECTOR_BITS": "300"},
         capture_output=True,
         text=True,

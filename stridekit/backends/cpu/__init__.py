@@ -7,8 +7,8 @@ from functools import cache
 
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
-from stridekit.backends.cpu.device import CpuDevice as CpuDevice
-from stridekit.backends.cpu.device import device as device
+from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
+from stridekit.backends.cpu.processor import device as device
 
 ALGORITHMS: tuple[Algorithm, ...] = (LanewiseTile(), BroadcastTile())
 

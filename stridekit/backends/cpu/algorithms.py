@@ -13,10 +13,10 @@ import numpy as np
 from stridekit.activation import ACTIVATIONS
 from stridekit.backends import Operands
 from stridekit.backends.cpu.blocking import Blocking, broadcast_blocking, lanewise_blocking
-from stridekit.backends.cpu.device import CpuDevice
+from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.backends.cpu.threads import run_workers
 from stridekit.problem import ConvProblem
-from stridekit.workspace import ALIGNMENT, WorkspaceLayout, align
+from stridekit.workspace import WorkspaceLayout, align
 
 _COUNTER_BYTES = 16
 
@@ -111,7 +111,6 @@ class _TileAlgorithm:
         b, tag, acc = job.blocking, job.tag, job.acc
         packed, bias = operands.packed_weight, operands.bias
         base, offsets = workspace.ctypes.data, job.layout(packed is not None).offsets
-        base += -base % ALIGNMENT
         counters = base + offsets["counters"]
         bias_row, scratch = base + offsets["bias"], base + offsets["scratch"]
         if bias is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from stridekit.backends.cpu.device import CpuDevice
+from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.geometry import AxisGeometry
 from stridekit.padding import PADDING_MODES
 from stridekit.problem import ConvProblem

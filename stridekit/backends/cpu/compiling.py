@@ -17,7 +17,7 @@ from typing import Any
 import numba
 from numba.core import caching
 
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
 

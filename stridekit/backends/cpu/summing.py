@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from stridekit.backends.cpu.compiling import helper
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 from stridekit.backends.cpu.tile import broadcast_tile, lanewise_tile
 from stridekit.backends.cpu.vector import get_int, set_int
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from stridekit.backends.cpu.blocking import Axis, Blocking
 from stridekit.backends.cpu.compiling import helper
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 from stridekit.backends.cpu.vector import get_int, read_ints, set_int
 
 _AXIS_WORDS = len(Axis._fields)
@@ -80,13 +80,23 @@ def fill_outer_table(
     for d in range(origin[0], stop[0]):
         for h in range(origin[1], stop[1]):
             row = corner + (d - origin[0]) * d_step + (h - origin[1]) * h_step
-            across = low[0] <= d < high[0] and low[1] <= h < high[1]
-            for w in range(origin[2], stop[2]):
-                if not (across and low[2] <= w < high[2]):
-                    set_int(table, at, row + (w - origin[2]) * w_step)
-                    at += 1
+            left, right = _outer_columns(d, h, origin, low, high, stop)
+            for w in range(left - origin[2]):
+                set_int(table, at, row + w * w_step)
+                at += 1
+            for w in range(right - origin[2], stop[2] - origin[2]):
+                set_int(table, at, row + w * w_step)
+                at += 1
     _repeat_last(table, at)
     return at
+
+
+@helper
+def _outer_columns(d: int, h: int, origin: Any, low: Any, high: Any, stop: Any) -> Any:
+    """Return where, in row (d, h), the outer pixels on the left end and those on the right begin."""
+    if low[0] <= d < high[0] and low[1] <= h < high[1] and low[2] < high[2]:
+        return low[2], high[2]
+    return stop[2], stop[2]
 
 
 @helper
@@ -119,9 +129,9 @@ def fill_reached_table(table: int, b: Any, whole_rows: bool, origin: Any, low: A
         d_bits = _reached(b.d, d, b.h.kernel * spread)
         for h in range(origin[1], stop[1]):
             rows = d_bits * _reached(b.h, h, spread)
-            across = low[0] <= d < high[0] and low[1] <= h < high[1]
+            left, right = _outer_columns(d, h, origin, low, high, stop)
             for w in range(origin[2], stop[2]):
-                if not (across and low[2] <= w < high[2]):
+                if w < left or w >= right:
                     set_int(table, at, rows if whole_rows else rows * _reached(b.w, w, 1))
                     at += 1
     _repeat_last(table, at)

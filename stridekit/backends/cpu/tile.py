@@ -25,7 +25,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 from stridekit.backends.cpu.vector import VECTOR_BYTES
 
 _UNROLL = 4

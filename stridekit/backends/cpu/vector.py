@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.device import host
+from stridekit.backends.cpu.processor import host
 
 TAGS: dict[str, Any] = {
     "float32": np.float32(0),

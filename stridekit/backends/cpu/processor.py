@@ -13,7 +13,7 @@ from stridekit.errors import ShapeError
 
 DEFAULT_L2_BYTES = 512 * 1024
 
-_TILES = {16: {1: 12, 2: 6}, 32: {1: 24, 2: 14, 3: 8, 4: 6}}
+_TILES = {16: {1: 12, 2: 6}, 32: {1: 14, 2: 13, 3: 8, 4: 6}}
 """Tiles by vector registers: P * Q sums, Q weights and an input fit into them."""
 
 
