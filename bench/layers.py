@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from functools import cache
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 import stridekit as sk
+from stridekit.planning import Plan
 
 SEED = 2016
 
@@ -42,7 +43,7 @@ class Layer:
             "groups": self.groups,
         }
 
-    def plan(self, dtype: str = "float32", *, channels_last: bool = False, backend: str = "cpu") -> sk.planning.Plan:
+    def plan(self, dtype: str = "float32", *, channels_last: bool = False, backend: str = "cpu") -> Plan:
         order = "channels_last" if channels_last else "channels_first"
         return sk.plan_conv(
             self.input_shape,
@@ -53,6 +54,10 @@ class Layer:
             backend=backend,
             **self.arguments,
         )
+
+    def with_stride(self, stride: int) -> Layer:
+        """Return the layer with another stride on every axis."""
+        return replace(self, stride=(stride,) * self.rank)
 
     def arrays(self, batch: int = 1) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return float32 input, weight and bias; the same numbers every time."""
