@@ -214,8 +214,8 @@ def _cut(
     width = box_length(w, w.block)
     box = box_length(d, d.block) * box_length(h, h.block) * width * pixel_channels * itemsize
     sizes = {
-        # A transpose writes whole vectors, past the last pixel too.
-        "box": box + device.vector_bytes,
+        # A transpose writes whole vectors, an interleave four elements, past the last pixel too.
+        "box": box + max(device.vector_bytes, 4 * itemsize),
         "columns": 16 * width,
         "box_taps": tap_table,
         "x_taps": tap_table,

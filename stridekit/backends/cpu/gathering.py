@@ -10,7 +10,7 @@ from typing import Any
 
 from stridekit.backends.cpu.blocking import box_length as _box_length
 from stridekit.backends.cpu.compiling import helper
-from stridekit.backends.cpu.vector import copy_bytes, copy_vectors, get_int, load, set_int, store, transpose
+from stridekit.backends.cpu.vector import copy_bytes, copy_vectors, get_int, interleave, load, set_int, store, transpose
 from stridekit.padding import source_index as _source_index
 
 box_length = helper(_box_length)
@@ -99,10 +99,13 @@ def _transpose_row(
             _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
             j += 1
         elif run >= b.lanes:
-            # Backwards, since the last channels' vectors may reach into the next pixel.
-            for i in range(last, -1, -b.lanes):
-                source = base + column + i * channel_step
-                transpose(acc, at + i * b.itemsize, pitch, source, channel_step, count - i, b.lanes)
+            if count <= 4:
+                interleave(acc, at, pitch, base + column, channel_step, count)
+            else:
+                # Backwards, since the last channels' vectors may reach into the next pixel.
+                for i in range(last, -1, -b.lanes):
+                    source = base + column + i * channel_step
+                    transpose(acc, at + i * b.itemsize, pitch, source, channel_step, count - i, b.lanes)
             if count < b.pixel_channels:
                 for p in range(b.lanes):
                     _fill_zeros(acc, at + p * pitch + count * b.itemsize, b.pixel_channels - count, b.itemsize)

@@ -216,15 +216,46 @@ def transpose(
     return types.void(acc, *(types.int64,) * 6), codegen
 
 
+@intrinsic
+def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, source_step: Any, rows: Any) -> Any:
+    """Interleave up to four rows of one vector's length: element j of all rows goes to ``target + j * pitch``.
+
+    Always four elements are written there, the last row's again for those beyond `rows`, in ascending order of j.
+    """
+
+    def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+        _, to, to_step, come, come_step, row_count = args
+        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        vector = ir.VectorType(_scalar(acc), lanes)
+        loaded = []
+        for i in range(4):
+            number = ir.Constant(_INT64, i)
+            last = builder.sub(row_count, ir.Constant(_INT64, 1))
+            row = builder.select(builder.icmp_signed("<", number, last), number, last)
+            where = builder.add(come, builder.mul(row, come_step))
+            loaded.append(builder.load(_pointer(builder, where, vector), align=1))
+        for j in range(lanes):
+            pairs = [_shuffle(builder, a, b, [j, lanes + j]) for a, b in (loaded[:2], loaded[2:])]
+            quad = _shuffle(builder, *pairs, [0, 1, 2, 3])
+            where = builder.add(to, builder.mul(ir.Constant(_INT64, j), to_step))
+            builder.store(quad, _pointer(builder, where, quad.type), align=1)
+        return context.get_dummy_value()
+
+    return types.void(acc, *(types.int64,) * 5), codegen
+
+
+def _shuffle(builder: _Builder, a: _Value, b: _Value, lanes: list[int]) -> _Value:
+    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
+
+
 def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value]:
     """Exchange one bit of the row's number with the same bit of the lane's: all bits make a transpose."""
     lanes = len(square)
     low = [lane if not lane & step else lanes + lane - step for lane in range(lanes)]
     high = [lane + step if not lane & step else lanes + lane for lane in range(lanes)]
-    masks = [ir.Constant(ir.VectorType(_INT32, lanes), mask) for mask in (low, high)]
     swapped = list(square)
     for row in range(lanes):
         if not row & step:
             pair = square[row], square[row + step]
-            swapped[row], swapped[row + step] = (builder.shuffle_vector(*pair, mask) for mask in masks)
+            swapped[row], swapped[row + step] = (_shuffle(builder, *pair, mask) for mask in (low, high))
     return swapped
