@@ -1,0 +1,21 @@
+# syntax=docker/dockerfile:1
+# No CUDA base image: whatever a GPU needs beside its driver comes from pip, the driver from the container toolkit.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim-bookworm AS build
+WORKDIR /source
+COPY pyproject.toml README.md LICENSE ./
+COPY stridekit stridekit
+RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
+
+FROM python:${PYTHON}-slim-bookworm
+ARG EXTRAS=cli
+COPY --from=build /wheels /wheels
+RUN pip install --no-cache-dir "$(ls /wheels/*.whl)[${EXTRAS}]" && rm -r /wheels
+RUN useradd --create-home --uid 1000 stridekit && mkdir /data && chown stridekit /data
+USER stridekit
+# Pictures come from here and results go here: docker run -v "$PWD:/data" stridekit compare photo.jpg
+WORKDIR /data
+ENV STRIDEKIT_CACHE_DIR=/home/stridekit/.cache/stridekit MPLCONFIGDIR=/tmp/matplotlib
+ENTRYPOINT ["stridekit"]
+CMD ["--help"]
