@@ -1,0 +1,77 @@
+"""Fixtures: backends that can run here, random numbers whose seed is printed where a test fails."""
+
+from __future__ import annotations
+
+import os
+import zlib
+from collections.abc import Iterator
+from typing import Any
+
+import hypothesis
+import pytest
+
+# The oracle's many small matrix products take three times as long where BLAS spreads them over threads.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import numpy as np
+
+import stridekit as sk
+from stridekit.backends import unavailable
+
+BACKENDS = ("reference", "cpu", "cuda")
+SEED = int(os.environ.get("STRIDEKIT_TEST_SEED", "0"))
+_seeds: pytest.StashKey[int] = pytest.StashKey()
+
+# Examples follow from the test alone, so that a run today and a run tomorrow ask the same questions; the soak
+# run, with another STRIDEKIT_TEST_SEED each time, asks new ones.
+hypothesis.settings.register_profile(
+    "stridekit", deadline=None, max_examples=60, derandomize=True, database=None, print_blob=True
+)
+hypothesis.settings.load_profile("stridekit")
+
+
+def runnable(names: tuple[str, ...] = BACKENDS) -> list[Any]:
+    """Return pytest parameters, one a backend; one that cannot run here skips with its own reason."""
+    return [
+        pytest.param(name, marks=pytest.mark.skipif(bool(unavailable(name)), reason=f"{name}: {unavailable(name)}"))
+        for name in names
+    ]
+
+
+@pytest.fixture(params=runnable(("reference", "cpu")))
+def backend(request: pytest.FixtureRequest) -> str:
+    """Each backend in turn."""
+    return str(request.param)
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Random numbers of this test's own."""
+    seed = zlib.crc32(f"{SEED} {request.node.nodeid}".encode())
+    request.node.stash[_seeds] = seed
+    return np.random.default_rng(seed)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """Put the number of threads back afterwards."""
+    before = sk.get_num_threads()
+    yield
+    sk.set_num_threads(before)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if "soak" in config.option.markexpr:
+        return
+    for item in items:
+        if item.get_closest_marker("soak"):
+            item.add_marker(pytest.mark.skip(reason="a long random run; choose it with -m soak"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
+    report = yield
+    seed = item.stash.get(_seeds, None)
+    if report.failed and seed is not None:
+        report.sections.append(("seed", f"numpy.random.default_rng({seed}); STRIDEKIT_TEST_SEED={SEED}"))
+    return report

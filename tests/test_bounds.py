@@ -1,0 +1,100 @@
+"""No byte outside the operands and the workspace is ever touched: every case between pages that may not be."""
+
+from __future__ import annotations
+
+import math
+import platform
+import subprocess
+import sys
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cases import DTYPES, Arrays, Case
+from curated import CURATED
+from guarded import guarded
+from laying import empty_like_laid
+from oracle import assert_same_bits
+
+from stridekit import vram
+from stridekit.backends import load_backend
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_bounds
+test_bounds.run_all({dtype!r}, {at_end})
+"""
+
+
+def plans_of(case: Case) -> dict[str, object]:
+    """Plan the case for every algorithm, with blocks as they come and with the smallest there are."""
+    found = {}
+    for l2_bytes in (1 << 12, 1 << 20):
+        plan = case.plan("cpu", device=replace(load_backend("cpu").device(), l2_bytes=l2_bytes, threads=1))
+        for candidate in plan.candidates:
+            if not candidate.excluded:
+                found[f"{candidate.algorithm}, {l2_bytes}"] = replace(plan, algorithm=candidate.algorithm)
+    return found
+
+
+def allocate_guarded(stack: ExitStack, at_end: bool, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """Stand in for `stridekit.vram.allocate`."""
+    poison = np.full(math.prod(shape) * dtype.itemsize, 0xFF, np.uint8)
+    return stack.enter_context(guarded(poison.view(dtype).reshape(shape), at_end=at_end))
+
+
+def run_all(dtype: str, at_end: bool) -> None:
+    """Run every case between fences; what was tried last is printed before it is tried.
+
+    The workspace too lies between fences, and begins as NaN, so that nothing can count on what it held.
+    """
+
+    for case in (replace(c, dtype=dtype) for c in CURATED if c.batch):
+        arrays = case.arrays()
+        shape = (case.batch, case.filters, *case.output_sizes)
+        out = empty_like_laid(shape, case.numpy_dtype, case.memory_order, "contiguous")
+        out = np.moveaxis(out, 1, -1) if case.channels_last else out
+        for name, plan in plans_of(case).items():
+            print(f"{case}, {name}", flush=True)
+            wanted = plan.execute(*arrays)
+            with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+                patch.setattr(vram, "allocate", partial(allocate_guarded, stack, at_end))
+                x, weight, bias, target = (
+                    None if array is None else stack.enter_context(guarded(array, at_end=at_end))
+                    for array in (*arrays, out)
+                )
+                plan.execute(*Arrays(x, weight, bias), out=target)
+                packed = plan.pack(weight)
+                assert_same_bits(np.array(target), wanted, (case, name))
+                target[...] = np.nan
+                plan.execute(x, packed, bias, out=target)
+                assert_same_bits(np.array(target), wanted, (case, name))
+                del x, weight, bias, target, packed
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="fences between pages are made with Linux's mprotect")
+@pytest.mark.parametrize("at_end", [True, False], ids=["at the end", "at the start"])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_no_byte_beyond_the_operands_is_touched(dtype: str, at_end: bool) -> None:
+    program = PROGRAM.format(tests=str(Path(__file__).parent), dtype=dtype, at_end=at_end)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
+    last = (done.stdout.splitlines() or ["nothing"])[-1]
+    assert done.returncode == 0, f"ended with {done.returncode} at: {last}\n{done.stderr}"
+
+
+def test_the_fences_hold() -> None:
+    """The checker itself: a byte beyond the array kills the process that reads it."""
+    for at_end, offset in ((True, 12), (False, -1)):
+        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        program += "import ctypes, numpy as np\nfrom guarded import guarded\n"
+        program += f"with guarded(np.arange(3, dtype='f4'), at_end={at_end}) as a:\n"
+        program += "    print(a.tolist(), flush=True)\n"
+        program += f"    ctypes.string_at(a.ctypes.data + {offset}, 1)\n"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+        assert done.stdout.strip() == "[0.0, 1.0, 2.0]"
+        assert done.returncode < 0
