@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
+from typing import Any
 
 from stridekit.errors import ShapeError
 
@@ -16,6 +17,15 @@ def as_int(name: str, value: object) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ShapeError(f"{name} holds {value!r}; wanted an int") from None
+
+
+def is_int(value: object) -> bool:
+    """Say whether a value counts as one int: a NumPy integer does, an array of several does not."""
+    try:
+        operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        return False
+    return True
 
 
 def counted(values: tuple[object, ...]) -> str:
@@ -31,11 +41,12 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
     ShapeError
         Naming the argument, for a wrong count, a non-integer, or a value below `minimum`.
     """
-    if isinstance(value, int) or hasattr(value, "__index__"):
+    if is_int(value):
         values = (as_int(name, value),) * rank
     else:
         try:
-            values = tuple(as_int(name, item) for item in value)
+            items: Any = value
+            values = tuple(as_int(name, item) for item in items)
         except TypeError:
             raise ShapeError(f"{name} is {value!r}; wanted an int or {rank} ints") from None
         if len(values) != rank:

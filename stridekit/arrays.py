@@ -58,6 +58,8 @@ def dtype_name(name: str, array_or_dtype: Any) -> str:
     if isinstance(dtype, str) and dtype == "bfloat16":
         return dtype
     try:
+        if dtype is None:
+            raise TypeError
         dtype = np.dtype(dtype)
     except TypeError:
         raise DtypeError(f"{name} is {dtype!r}; wanted one of {', '.join(DTYPES)}") from None

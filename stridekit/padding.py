@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeAlias
 
-from stridekit.arguments import as_int, counted
+from stridekit.arguments import as_int, counted, is_int
 from stridekit.errors import ShapeError
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
@@ -28,12 +28,13 @@ def resolve_padding(
     rank = len(sizes)
     if isinstance(padding, str):
         return _named_padding(padding, sizes, kernels, strides, dilations)
-    if isinstance(padding, int) or hasattr(padding, "__index__"):
+    if is_int(padding):
         amount = as_int("padding", padding)
         pairs: PaddingPairs = ((amount, amount),) * rank
     else:
         try:
-            items: tuple[Any, ...] = tuple(padding)
+            given: Any = padding
+            items: tuple[Any, ...] = tuple(given)
         except TypeError:
             raise ShapeError(f"padding is {padding!r}; {_PADDING_FORMS}") from None
         if len(items) != rank:
@@ -104,8 +105,8 @@ def source_index(index: int, size: int, mode: int) -> int:
     return index + size if index < 0 else index - size
 
 
-def _pair(item: int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(item, int) or hasattr(item, "__index__"):
+def _pair(item: Any) -> tuple[int, int]:
+    if is_int(item):
         amount = as_int("padding", item)
         return amount, amount
     try:

@@ -235,8 +235,8 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
             where = builder.add(come, builder.mul(row, come_step))
             loaded.append(builder.load(_pointer(builder, where, vector), align=1))
         for j in range(lanes):
-            pairs = [_shuffle(builder, a, b, [j, lanes + j]) for a, b in (loaded[:2], loaded[2:])]
-            quad = _shuffle(builder, *pairs, [0, 1, 2, 3])
+            first, second = (_shuffle(builder, a, b, [j, lanes + j]) for a, b in (loaded[:2], loaded[2:]))
+            quad = _shuffle(builder, first, second, [0, 1, 2, 3])
             where = builder.add(to, builder.mul(ir.Constant(_INT64, j), to_step))
             builder.store(quad, _pointer(builder, where, quad.type), align=1)
         return context.get_dummy_value()
