@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,12 +15,11 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from stridekit.backends.cpu.processor import device, host
-from stridekit.backends.cpu.threads import run_workers
 
 _VECTOR_BYTES = host().vector_bytes
 _SUMS = 12
 """Independent sums: two multiply-add units with up to five cycles of latency need ten or more."""
-_STEPS = 200_000
+_STEPS = 4_000_000
 _COPY_BYTES = 64 << 20
 
 
@@ -68,10 +68,11 @@ def copy_rate(threads: int) -> float:
 
 def _best(work: Any, threads: int) -> float:
     times = []
-    for _ in range(20):
-        begin = time.perf_counter()
-        run_workers(work, threads)
-        times.append(time.perf_counter() - begin)
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(20):
+            begin = time.perf_counter()
+            list(pool.map(work, range(threads)))
+            times.append(time.perf_counter() - begin)
     return min(times)
 
 

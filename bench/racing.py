@@ -11,7 +11,8 @@ import numpy as np
 
 TARGET_SECONDS = 0.03
 """How long one turn lasts: enough calls that the clock and the switch between contenders do not matter."""
-_MOST_CALLS = 200
+_MOST_CALLS = 400
+_PAUSE_SECONDS = 0.02
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,8 @@ class Timing:
 def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, Timing]:
     """Time every contender `rounds` times, in turn; the order changes from round to round.
 
-    Before each turn the contender runs once untimed, so that no one pays for the caches and idle threads that the
-    one before left behind.
+    Before each turn there is a pause, in which the idle threads of the one before stop spinning, and the contender
+    runs a while untimed, so that no one pays for what another left behind.
     """
     calls = {name: _calls(call) for name, call in contenders.items()}
     times: dict[str, list[float]] = {name: [] for name in contenders}
@@ -37,7 +38,9 @@ def race(contenders: dict[str, Callable[[], object]], rounds: int) -> dict[str, 
         rng.shuffle(order)
         for name in order:
             call = contenders[name]
-            call()
+            time.sleep(_PAUSE_SECONDS)
+            for _ in range(max(1, calls[name] // 8)):
+                call()
             begin = time.perf_counter()
             for _ in range(calls[name]):
                 call()

@@ -88,13 +88,32 @@ def test_a_full_disk_only_costs_time(cache: Path, tmp_path: Path, monkeypatch: p
     assert fresh_module(tmp_path).triple(5) == 15
 
 
-def test_no_layer_shape_compiles_anything_anew() -> None:
-    from stridekit.backends.cpu.convolving import convolve
+def test_entries_are_kept_on_disk_too(cache: Path) -> None:
+    program = (
+        "from stridekit.backends.cpu import compiling, handover\n"
+        "import numpy as np\n"
+        "def run(job, worker):\n"
+        "    handover._store(job, worker + 7)\n"
+        "address = compiling.entry(run, 'seven')\n"
+        "job = np.zeros(1, np.int64)\n"
+        "handover.call(address, job.ctypes.data, 1)\n"
+        "print(job[0], compiling._entries['seven'].cache_hits)\n"
+    )
+    outputs = []
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        outputs.append(done.stdout.split())
+    assert outputs == [["8", "0"], ["8", "1"]]
 
+
+def test_no_layer_shape_compiles_anything_anew() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 6, 17, 19), np.float32)
     sk.conv2d(x, rng.standard_normal((8, 6, 3, 3), np.float32), backend="cpu")
-    compiled = len(convolve.signatures)
+    compiled = compiling.compiled_entries()
     for groups, filters, stride in [(1, 5, 1), (6, 12, 2), (3, 9, (2, 1)), (1, 70, 5), (6, 6, 1)]:
         weight = rng.standard_normal((filters, 6 // groups, 2, 3), np.float32)
         for activation in (None, "gelu", ("leaky_relu", 0.1)):
@@ -104,7 +123,7 @@ def test_no_layer_shape_compiles_anything_anew() -> None:
     sk.conv1d(signal, rng.standard_normal((4, 6, 5), np.float32), stride=3, backend="cpu")
     volume = rng.standard_normal((1, 6, 5, 6, 7), np.float32)
     sk.conv3d(volume, rng.standard_normal((4, 6, 3, 2, 1), np.float32), backend="cpu")
-    assert len(convolve.signatures) == compiled
+    assert compiling.compiled_entries() == compiled
 
 
 def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -77,16 +78,56 @@ def test_many_callers_share_one_pool(four_threads: None) -> None:
     assert most[0] <= 3, "four threads are the caller's and three of the pool"
 
 
-def test_an_error_in_a_worker_reaches_the_caller() -> None:
-    def work(worker: int) -> None:
-        if worker == 1:
-            raise ValueError("from the worker")
-        ready.wait(10)
+def test_sleeping_workers_are_woken_and_late_ones_are_not_missed(four_threads: None) -> None:
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((2, 16, 40, 40), np.float32)
+    w = rng.standard_normal((32, 16, 3, 3), np.float32)
+    wanted = sk.conv2d(x, w, backend="cpu")
+    for pause in (0.0, 0.0, 0.02, 0.0, 0.001, 0.05, 0.0):
+        time.sleep(pause)
+        for _ in range(20):
+            assert np.array_equal(sk.conv2d(x, w, backend="cpu"), wanted)
+    assert not threads._in_use, "a finished call still holds its arrays"
 
-    ready = threading.Event()
-    threading.Timer(0.2, ready.set).start()
-    with pytest.raises(ValueError, match="from the worker"):
-        threads.run_workers(work, 2)
+
+def test_a_worker_really_takes_part(four_threads: None) -> None:
+    """An entry that waits until two threads are in it ends only if a second one comes."""
+    from stridekit.backends.cpu import handover
+    from stridekit.backends.cpu.compiling import entry
+
+    def meet(job: int, worker: int) -> None:
+        handover._add(job, 1)
+        while handover._load(job) < 2:
+            handover._pause()
+        handover._store(job + 8 + 8 * worker, 1)
+
+    address = entry(meet, "meet")
+    for _ in range(50):
+        job = np.zeros(8, np.int64)
+        threads.run(address, job, 2)
+        assert job.tolist() == [2, 1, 1, 0, 0, 0, 0, 0]
+
+
+def test_an_interrupt_loses_no_result_that_follows() -> None:
+    program = """
+import signal, time
+big = rng.standard_normal((4, 64, 200, 200)).astype(np.float32)
+wide = rng.standard_normal((64, 64, 3, 3)).astype(np.float32)
+wanted = sk.conv2d(x, w, backend="cpu")
+sk.conv2d(big, wide, backend="cpu")
+stopped = 0
+for attempt in range(12):
+    signal.setitimer(signal.ITIMER_REAL, 0.002 * (attempt + 1))
+    signal.signal(signal.SIGALRM, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+    try:
+        sk.conv2d(big, wide, backend="cpu")
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    except KeyboardInterrupt:
+        stopped += 1
+    assert np.array_equal(sk.conv2d(x, w, backend="cpu"), wanted)
+print(stopped > 0)
+"""
+    assert run(program).split() == ["True"]
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, True])

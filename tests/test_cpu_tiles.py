@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -52,6 +53,39 @@ def test_every_vector_width_computes_the_same_sums(bits: str) -> None:
         check=False,
     )
     assert done.stdout == "same\n", done.stderr
+
+
+ONE_TYPE = """
+import sys
+import numba
+import numpy as np
+import stridekit as sk
+# Numba numbers functions in the order in which it compiles them, so each process numbers them differently.
+for _ in range(int(sys.argv[1])):
+    numba.njit(lambda: 0)()
+for dtype in sys.argv[2:]:
+    for filters in (12, 20, 40, 60):
+        for groups in (1, filters):
+            x = np.random.default_rng(0).integers(-2, 3, (1, filters, 9, 9)).astype(dtype)
+            w = np.random.default_rng(1).integers(-2, 3, (filters, filters // groups, 3, 3)).astype(dtype)
+            arguments = dict(groups=groups, padding=1)
+            a, b = (sk.conv2d(x, w, backend=name, **arguments) for name in ("cpu", "reference"))
+            assert np.array_equal(a, b), (dtype, filters, groups)
+print("same")
+"""
+
+
+def test_code_that_several_processes_compiled_works_together(tmp_path: Path) -> None:
+    for words in (["0", "float16"], ["6", "float32"], ["2", "float16", "float32"], ["3", "float32", "float16"]):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", ONE_TYPE, *words],
+            env={**os.environ, "STRIDEKIT_CACHE_DIR": str(tmp_path)},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+        assert done.stdout == "same\n", (words, done.stderr)
 
 
 def test_a_vector_width_that_is_none_is_named() -> None:

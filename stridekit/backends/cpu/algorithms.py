@@ -14,7 +14,7 @@ from stridekit.activation import ACTIVATIONS
 from stridekit.backends import Operands
 from stridekit.backends.cpu.blocking import Blocking, broadcast_blocking, lanewise_blocking
 from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.backends.cpu.threads import run_workers
+from stridekit.backends.cpu.threads import run
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
@@ -39,12 +39,17 @@ class _Job:
     tag: Any
     acc: Any
     activation: int
-    slope: Any
+    slope: np.ndarray
     as_given: WorkspaceLayout
     as_packed: WorkspaceLayout
 
     def layout(self, packed: bool) -> WorkspaceLayout:
         return self.as_packed if packed else self.as_given
+
+    @cached_property
+    def slope_address(self) -> int:
+        """Where the activation's parameter lies."""
+        return int(self.slope.ctypes.data)
 
     @cached_property
     def _words(self) -> np.ndarray:
@@ -94,7 +99,7 @@ class _TileAlgorithm:
     def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
         """Write the weights in tile order."""
         counter = np.zeros(1, np.int64)
-        _pack(self._job(problem, device), weight, packed.ctypes.data, counter.ctypes.data)
+        _pack(problem.dtype, self._job(problem, device), weight, packed.ctypes.data, counter.ctypes.data)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
@@ -104,47 +109,37 @@ class _TileAlgorithm:
         self, problem: ConvProblem, device: CpuDevice, operands: Operands, workspace: np.ndarray, out: np.ndarray
     ) -> None:
         """Compute `problem` into `out`."""
-        from stridekit.backends.cpu.convolving import convolve
+        from stridekit.backends.cpu.convolving import Call, convolve
         from stridekit.backends.cpu.packing import pack_bias
 
         job = self._job(problem, device)
-        b, tag, acc = job.blocking, job.tag, job.acc
-        packed, bias = operands.packed_weight, operands.bias
+        b, packed, bias = job.blocking, operands.packed_weight, operands.bias
         base, offsets = workspace.ctypes.data, job.layout(packed is not None).offsets
-        counters = base + offsets["counters"]
-        bias_row, scratch = base + offsets["bias"], base + offsets["scratch"]
-        if bias is None:
-            pack_bias(tag, acc, job.address, 0, 0, bias_row, counters)
-        else:
-            pack_bias(tag, acc, job.address, bias.ctypes.data, bias.strides[0], bias_row, counters)
+        counters, bias_row = base + offsets["counters"], base + offsets["bias"]
+        given = (0, 0) if bias is None else (bias.ctypes.data, bias.strides[0])
+        pack_bias(job.tag, job.acc, job.address, *given, bias_row, counters)
         if packed is not None:
             weights = packed.ctypes.data
         else:
             weights = base + offsets["weights"]
-            _pack(job, operands.weight, weights, counters + 8)
-        x, target = operands.input.ctypes.data, out.ctypes.data
-        x_strides, out_strides = _strides(operands.input), _strides(out)
-        in_place = bool(b.copies and b.multiplier == 1 and x_strides[1] == b.itemsize)
-
-        def work(worker: int) -> None:
-            convolve(
-                tag,
-                acc,
-                job.address,
-                x,
-                x_strides,
-                weights,
-                bias_row,
-                target,
-                out_strides,
-                job.activation,
-                job.slope,
-                in_place,
-                scratch + worker * align(b.scratch),
-                counters,
-            )
-
-        run_workers(work, b.workers)
+            _pack(problem.dtype, job, operands.weight, weights, counters + 8)
+        x = operands.input
+        call = Call(
+            job.address,
+            weights,
+            bias_row,
+            job.activation,
+            job.slope_address,
+            b.copies and b.multiplier == 1 and x.strides[1] == b.itemsize,
+            base + offsets["scratch"],
+            align(b.scratch),
+            counters,
+            x.ctypes.data,
+            *_strides(x),
+            out.ctypes.data,
+            *_strides(out),
+        )
+        run(convolve(problem.dtype), np.array(call, np.int64), b.workers, workspace, operands, out)
 
     def _job(self, problem: ConvProblem, device: CpuDevice) -> _Job:
         return _prepare(type(self)._blocking, problem, device)
@@ -152,14 +147,13 @@ class _TileAlgorithm:
 
 @lru_cache(maxsize=4096)
 def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvProblem, device: CpuDevice) -> _Job:
-    from stridekit.backends.cpu.vector import TAGS
+    from stridekit.backends.cpu.vector import tags
 
     b = cut(problem, device)
-    acc = TAGS["float64" if b.itemsize == 8 else "float32"]
-    activation, slope = -1, acc
+    tag, acc = tags(problem.dtype)
+    activation, slope = -1, 0.0
     if problem.activation is not None:
-        activation = ACTIVATIONS.index(problem.activation.name)
-        slope = type(acc)(problem.activation.slope)
+        activation, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
     regions = (
         ("counters", _COUNTER_BYTES),
         ("bias", b.bias_elements * b.itemsize),
@@ -168,25 +162,21 @@ def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvPro
     weights = ("weights", b.packed_elements * b.itemsize)
     return _Job(
         blocking=b,
-        tag=TAGS[problem.dtype],
+        tag=tag,
         acc=acc,
         activation=activation,
-        slope=slope,
+        slope=np.array(slope, type(acc)),
         as_given=WorkspaceLayout((*regions, weights)),
         as_packed=WorkspaceLayout(regions),
     )
 
 
-def _pack(job: _Job, weight: np.ndarray, packed: int, counter: int) -> None:
-    from stridekit.backends.cpu.packing import pack_weights
+def _pack(dtype: str, job: _Job, weight: np.ndarray, packed: int, counter: int) -> None:
+    from stridekit.backends.cpu.packing import Packing, pack_weights
 
-    strides, data = _strides(weight), weight.ctypes.data
     flat = weight[:1].flags.c_contiguous
-
-    def work(worker: int) -> None:
-        pack_weights(job.tag, job.acc, job.address, data, strides, flat, packed, counter)
-
-    run_workers(work, job.blocking.workers)
+    packing = Packing(job.address, packed, counter, flat, weight.ctypes.data, *_strides(weight))
+    run(pack_weights(dtype), np.array(packing, np.int64), job.blocking.workers, weight)
 
 
 _VECTORS_PER_SECOND = 2.5e9
@@ -213,6 +203,7 @@ class LanewiseTile(_TileAlgorithm):
         return super().supports(problem, device)
 
 
-def _strides(array: np.ndarray) -> tuple[int, ...]:
+def _strides(array: np.ndarray) -> tuple[int, int, int, int, int]:
     """Return the strides of (n, c, d, h, w) in bytes, 0 for the axes that a lower rank lacks."""
-    return (*array.strides[:2], *(0,) * (5 - array.ndim), *array.strides[2:])
+    n, c, d, h, w = *array.strides[:2], *(0,) * (5 - array.ndim), *array.strides[2:]
+    return n, c, d, h, w

@@ -6,6 +6,7 @@ sample and the device's cache. Everything else moves work between threads and ca
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -20,6 +21,9 @@ SMALL_FLOPS = 2_000_000
 """Below this a second thread costs more than it saves: some 50 microseconds of work."""
 SUM_PIXELS = 96
 """Output pixels whose sums are held at once: 96 of 64 float32 are 24 KiB, which the first cache keeps."""
+_GATHERING = 0.1
+_TASK_PIXELS = 8
+"""To gather a pixel, and to begin a task, in units of a pixel's products with one block of filters."""
 MOST_SKIPPED_TAPS = 62
 """Taps that one integer can mark."""
 
@@ -200,13 +204,12 @@ def _cut(
     filter_blocks = -(-vectors // tile_vectors)
     channel_blocks = -(-channels // channel_block)
     geometry = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
+    threads = device.threads if problem.flops >= SMALL_FLOPS else 1
     blocks = _block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
+    parts, chunks = problem.batch * groups, (filter_blocks,) if lanewise else _divisions(filter_blocks, threads)
+    blocks, filter_chunk = _shared_out(geometry, blocks, parts, filter_blocks, chunks, threads)
     d, h, w = (_axis(axis, block) for axis, block in zip(geometry, blocks, strict=True))
-    places = problem.batch * groups * d.blocks * h.blocks * w.blocks
-    wanted = TASKS_PER_THREAD * device.threads if problem.flops >= SMALL_FLOPS and device.threads > 1 else 1
-    chunks = filter_blocks if lanewise else min(filter_blocks, max(1, -(-wanted // max(places, 1))))
-    filter_chunk = -(-filter_blocks // chunks)
-    tasks = places * -(-filter_blocks // filter_chunk)
+    tasks = parts * d.blocks * h.blocks * w.blocks * -(-filter_blocks // filter_chunk)
 
     most_pixels = max(device.tiles.values())
     table = 8 * (d.block * h.block * w.block + 2 * most_pixels)
@@ -255,7 +258,7 @@ def _cut(
         **offsets,
         scratch=scratch,
         tasks=tasks,
-        workers=1 if problem.flops < SMALL_FLOPS else max(1, min(device.threads, tasks)),
+        workers=max(1, min(threads, tasks)),
     )
 
 
@@ -313,6 +316,48 @@ def _block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: i
     while h == height and d < depth and box_bytes(min(2 * d, depth), h, w) <= target:
         d = min(2 * d, depth)
     return even(depth, d), h, w
+
+
+def _shared_out(
+    geometry: tuple[AxisGeometry, ...],
+    largest: tuple[int, int, int],
+    parts: int,
+    filter_blocks: int,
+    chunks: tuple[int, ...],
+    threads: int,
+) -> tuple[tuple[int, int, int], int]:
+    """Choose blocks no larger than `largest`, and filter blocks to a task, so that threads end together.
+
+    A task costs its products, the gathering of its box and its start; the last thread to end decides.
+    """
+    d, h, w = largest
+    depth, height, width = (axis.output_size for axis in geometry)
+    rows = [(d, block, w) for block in _blocks(height, h, threads)] if height > 1 else []
+    options = rows or [(d, h, block) for block in _blocks(width, w, threads)]
+    best, least = (largest, filter_blocks), float("inf")
+    for blocks in options:
+        places = parts * -(-depth // d) * -(-height // blocks[1]) * -(-width // blocks[2])
+        pixels = blocks[0] * blocks[1] * blocks[2]
+        box = math.prod(box_length(_axis(axis, block), block) for axis, block in zip(geometry, blocks, strict=True))
+        for number in chunks:
+            chunk = -(-filter_blocks // number)
+            tasks = places * -(-filter_blocks // chunk)
+            time = -(-tasks // threads) * (pixels * chunk + box * _GATHERING + _TASK_PIXELS)
+            if time < least:
+                best, least = (blocks, chunk), time
+    return best
+
+
+def _blocks(size: int, largest: int, threads: int) -> list[int]:
+    """Return even blocks no larger than `largest`, down to a few for each thread."""
+    fewest = -(-size // largest)
+    most = max(fewest, min(size, fewest + TASKS_PER_THREAD * threads)) if threads > 1 else fewest
+    return list(dict.fromkeys(-(-size // count) for count in range(fewest, most + 1)))
+
+
+def _divisions(filter_blocks: int, threads: int) -> tuple[int, ...]:
+    """Return into how many tasks the filters of a place may be divided."""
+    return tuple(range(1, min(filter_blocks, TASKS_PER_THREAD * threads) + 1)) if threads > 1 else (1,)
 
 
 def _mostly_shared(axis: AxisGeometry, outputs: int) -> bool:

@@ -12,10 +12,13 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numba
+from numba import types
 from numba.core import caching
+from numba.core.ccallback import CFunc
 
 from stridekit.backends.cpu.processor import host
 
@@ -118,6 +121,39 @@ class _CheckedCache(caching.FunctionCache):  # type: ignore[misc]
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that kernels call."""
     return numba.njit(nogil=True, error_model="numpy")(function)
+
+
+class _Entry(CFunc):
+    def __init__(self, function: Callable[..., Any]):
+        super().__init__(function, ((types.int64, types.int64), types.void), {}, {"error_model": "numpy"})
+        self._cache = _CheckedCache(function)
+        self.compile()
+
+
+_entries: dict[str, _Entry] = {}
+_compiling = Lock()
+
+
+def entry(function: Callable[..., Any], name: str) -> int:
+    """Compile ``function(job, worker)``, both int64, for callers that know only its address; keep it on disk.
+
+    Returns
+    -------
+    int
+        The address. `name` tells one function from another: it is compiled once in a process.
+    """
+    if name not in _entries:
+        with _compiling:
+            if name not in _entries:
+                function.__name__ = function.__qualname__ = name
+                _entries[name] = _Entry(function)
+    address: Any = _entries[name].address
+    return int(address)
+
+
+def compiled_entries() -> list[str]:
+    """Return the names of what `entry` has compiled or loaded in this process."""
+    return sorted(_entries)
 
 
 def kernel(function: Callable[..., Any]) -> Any:

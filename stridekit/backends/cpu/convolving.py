@@ -6,10 +6,10 @@ shared counter until none is left. All memory is named by address; axes are (n, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.blocking import SUM_PIXELS
-from stridekit.backends.cpu.compiling import kernel
+from stridekit.backends.cpu.compiling import entry, helper
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, finish
 from stridekit.backends.cpu.gathering import block_origin, box_length, gather
 from stridekit.backends.cpu.summing import sum_pixels
@@ -23,40 +23,61 @@ from stridekit.backends.cpu.tables import (
     inside,
     read_blocking,
 )
-from stridekit.backends.cpu.vector import next_task
+from stridekit.backends.cpu.vector import load, next_task, read_ints, tags
 
 
-@kernel
-def convolve(
-    tag: Any,
-    acc: Any,
-    words: int,
-    x: int,
-    x_strides: Any,
-    weights: int,
-    bias: int,
-    out: int,
-    out_strides: Any,
-    activation: int,
-    slope: Any,
-    in_place: bool,
-    scratch: int,
-    counter: int,
-) -> None:
-    """Compute output blocks until none is left.
+class Call(NamedTuple):
+    """What a call adds to a `Blocking`: all of it int64, in a row in memory.
 
-    Parameters
+    Attributes
     ----------
-    tag, acc : tags of the arrays' elements and of the sums
-    words : address of the ``words`` of a `Blocking`
-    x, out : addresses of element (0, 0, 0, 0, 0), with their strides
-    weights, bias : addresses of what `pack_weights` and `pack_bias` wrote
-    activation, slope : number in `finishing`, and its parameter in the type of the sums
+    words : address of the ``words`` of the `Blocking`
+    weights, bias : addresses of what `packing` wrote
+    activation, slope : number in `finishing`, and address of its parameter in the type of the sums
     in_place : whether a block that touches no padding may be read where it lies
-    scratch : address of this thread's ``b.scratch`` bytes
+    scratch : address of ``b.scratch`` bytes for each thread, `scratch_step` apart
+    scratch_step : bytes
     counter : address of the shared task counter
+    x, x_n, x_c, x_d, x_h, x_w : address of element (0, 0, 0, 0, 0) and strides in bytes
+    out, out_n, out_c, out_d, out_h, out_w : the same
     """
-    b = read_blocking(words)
+
+    words: int
+    weights: int
+    bias: int
+    activation: int
+    slope: int
+    in_place: int
+    scratch: int
+    scratch_step: int
+    counter: int
+    x: int
+    x_n: int
+    x_c: int
+    x_d: int
+    x_h: int
+    x_w: int
+    out: int
+    out_n: int
+    out_c: int
+    out_d: int
+    out_h: int
+    out_w: int
+
+
+_read_call = read_ints(len(Call._fields))
+
+
+@helper
+def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
+    """Compute output blocks until none is left, with elements of `tag` and sums of `acc`; `job` is a `Call`."""
+    call = Call(*_read_call(job))
+    b = read_blocking(call.words)
+    x, x_strides = call.x, (call.x_n, call.x_c, call.x_d, call.x_h, call.x_w)
+    out, out_strides = call.out, (call.out_n, call.out_c, call.out_d, call.out_h, call.out_w)
+    weights, bias, counter = call.weights, call.bias, call.counter
+    activation, slope = call.activation, load(acc, call.slope)
+    scratch = call.scratch + worker * call.scratch_step
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     group_row = b.vectors * b.lanes * b.itemsize
     tile_channels = b.tile_vectors * b.lanes
@@ -99,7 +120,7 @@ def convolve(
             stop = min(d0 + b.d.block, b.d.out), min(h0 + b.h.block, b.h.out), min(w0 + b.w.block, b.w.out)
             low, high = origin, origin
             # A lane reads whole vectors: the last ones may lie past the end of x.
-            if in_place and (not b.lanewise or count == tile_channels):
+            if call.in_place != 0 and (not b.lanewise or count == tile_channels):
                 d, h, w = inside(b.d, d0, stop[0]), inside(b.h, h0, stop[1]), inside(b.w, w0, stop[2])
                 low, high = (d[0], h[0], w[0]), (d[1], h[1], w[1])
             sample = x + n * x_strides[0]
@@ -184,3 +205,13 @@ def convolve(
                             plane,
                             out_strides[1],
                         )
+
+
+def convolve(dtype: str) -> int:
+    """Return the address of the compiled loop nest for arrays of `dtype`; a job is a `Call`."""
+    tag, acc = tags(dtype)
+
+    def run(job: int, worker: int) -> None:
+        _convolve(tag, acc, job, worker)
+
+    return entry(run, f"convolve_{dtype}")

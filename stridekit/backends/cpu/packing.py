@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from stridekit.backends.cpu.compiling import helper, kernel
+from stridekit.backends.cpu.compiling import entry, helper, kernel
 from stridekit.backends.cpu.tables import read_blocking
-from stridekit.backends.cpu.vector import copy_vectors, load, next_task, set_int, square, store, transpose
+from stridekit.backends.cpu.vector import (
+    copy_vectors,
+    load,
+    next_task,
+    read_ints,
+    set_int,
+    square,
+    store,
+    tags,
+    transpose,
+)
 
 
 @helper
@@ -36,16 +46,42 @@ def _pack_flat(acc: Any, b: Any, row: int, source: int, step: int, filters: int,
     return whole
 
 
-@kernel
-def pack_weights(
-    tag: Any, acc: Any, words: int, weight: int, strides: Any, flat: bool, packed: int, counter: int
-) -> None:
+class Packing(NamedTuple):
+    """A job of packing: all of it int64, in a row in memory.
+
+    Attributes
+    ----------
+    words : address of the ``words`` of the `Blocking`
+    packed : address that is written
+    counter : address of the shared task counter
+    flat : whether each filter's weights lie end to end
+    weight, k, c, d, h, w : address of element (0, 0, 0, 0, 0) and strides in bytes
+    """
+
+    words: int
+    packed: int
+    counter: int
+    flat: int
+    weight: int
+    k: int
+    c: int
+    d: int
+    h: int
+    w: int
+
+
+_read_packing = read_ints(len(Packing._fields))
+
+
+@helper
+def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Write weights (k, c, t, r, s) as ``[group][filter block][channel block][tap][channel][lane]``.
 
-    Tasks are vectors of filters, drawn from `counter`. `flat` says that each filter's weights lie end to end.
-    The lanes beyond the last filter are never stored, whatever they hold.
+    Tasks are vectors of filters. The lanes beyond the last filter are never stored, whatever they hold.
     """
-    b = read_blocking(words)
+    p = Packing(*_read_packing(job))
+    b = read_blocking(p.words)
+    weight, strides, packed, counter = p.weight, (p.k, p.c, p.d, p.h, p.w), p.packed, p.counter
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     while True:
         task = next_task(counter)
@@ -60,7 +96,7 @@ def pack_weights(
         filters = min(b.lanes, b.filters - number * b.lanes)
         source = weight + (group * b.filters + number * b.lanes) * strides[0]
         done = 0
-        if flat and b.copies:
+        if p.flat != 0 and b.copies:
             done = _pack_flat(acc, b, row, source, strides[0], filters, start)
         for column in range(done, positions * b.channels):
             c, tap = column // positions, column % positions
@@ -71,6 +107,16 @@ def pack_weights(
                 store(acc, target + lane * b.itemsize, load(tag, at + lane * strides[0]))
             for lane in range(filters, b.lanes):
                 store(acc, target + lane * b.itemsize, acc)
+
+
+def pack_weights(dtype: str) -> int:
+    """Return the address of the compiled packing of weights of `dtype`; a job is a `Packing`."""
+    tag, acc = tags(dtype)
+
+    def run(job: int, worker: int) -> None:
+        _pack_weights(tag, acc, job, worker)
+
+    return entry(run, f"pack_weights_{dtype}")
 
 
 @kernel

@@ -16,7 +16,6 @@ def _over_pixels(tile: Callable[[int, int], Any], pixels: int, vectors: int) -> 
     half = (pixels + 1) // 2
     whole_tile, half_tile = tile(pixels, vectors), tile(half, vectors)
 
-    @helper
     def run(
         vectors: int,
         acc: Any,
@@ -49,7 +48,16 @@ def _over_pixels(tile: Callable[[int, int], Any], pixels: int, vectors: int) -> 
                 half_tile(acc, at, tap_table, number, length, weights, begin, step, to, plane)
             p += here
 
-    return run
+    return _named(run, f"{tile.__name__}_{pixels}x{vectors}")
+
+
+def _named(function: Callable[..., Any], name: str) -> Any:
+    """Compile a function under a name of its own.
+
+    Compiled code is linked by name, across the files of the cache too: two functions of one name would become one.
+    """
+    function.__name__ = function.__qualname__ = name
+    return helper(function)
 
 
 @helper
@@ -69,14 +77,13 @@ def _reached_taps(reached: int, pixels: int, taps: int, tap_count: int, some_tap
     return found
 
 
-def _by_vectors(loops: list[tuple[int, Any]]) -> Any:
+def _by_vectors(name: str, loops: list[tuple[int, Any]]) -> Any:
     """Return the choice among the loops by their number of vectors."""
     (number, loop), *others = loops
     if not others:
         return loop
-    rest = _by_vectors(others)
+    rest = _by_vectors(name, others)
 
-    @helper
     def choose(
         vectors: int,
         acc: Any,
@@ -128,11 +135,12 @@ def _by_vectors(loops: list[tuple[int, Any]]) -> Any:
                 plane,
             )
 
-    return choose
+    return _named(choose, f"{name}_from_{number}")
 
 
 def _all_tiles(tile: Callable[[int, int], Any]) -> Any:
-    return _by_vectors([(vectors, _over_pixels(tile, pixels, vectors)) for vectors, pixels in host().tiles.items()])
+    loops = [(vectors, _over_pixels(tile, pixels, vectors)) for vectors, pixels in host().tiles.items()]
+    return _by_vectors(tile.__name__, loops)
 
 
 _broadcast = _all_tiles(broadcast_tile)

@@ -24,6 +24,12 @@ TAGS: dict[str, Any] = {
 }
 """The tag of each dtype."""
 
+
+def tags(dtype: str) -> tuple[Any, Any]:
+    """Return the tag of a dtype's elements and that of their sums."""
+    return TAGS[dtype], TAGS["float64" if dtype == "float64" else "float32"]
+
+
 VECTOR_BYTES = host().vector_bytes
 
 _FLOAT16, _BFLOAT16 = types.uint16, types.int16
