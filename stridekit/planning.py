@@ -41,6 +41,8 @@ from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, S
 from stridekit.geometry import ConvGeometry
 from stridekit.padding import Padding
 from stridekit.problem import ConvProblem, conv_problem
+from stridekit.tiling import Schedule
+from stridekit.tiling import schedule as tiled
 
 _UINT8 = np.dtype(np.uint8)
 _scope: ContextVar[str | None] = ContextVar("stridekit_backend", default=None)
@@ -133,6 +135,20 @@ class Plan:
             return 0
         return self._algorithm.workspace(self.problem, self.device, packed=packed)
 
+    def schedule(self, *, packed: bool = False, out_given: bool = False) -> Schedule:
+        """Decide how `execute` runs within what is left of the budget: whole, or in tiles.
+
+        Raises
+        ------
+        VramBudgetError
+            With the smallest budget that works, if none does.
+        """
+        limit = vram.remaining()
+        if limit is None or self.problem.batch == 0:
+            return Schedule(self.device, (), 0, self.workspace_bytes(packed=packed))
+        output = 0 if out_given else self.problem.output_bytes
+        return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=limit)
+
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
 
@@ -172,21 +188,38 @@ class Plan:
         ------
         ShapeError, DtypeError, LayoutError
             For arrays other than the plan was made for.
+        VramBudgetError
+            If not even small tiles fit into `stridekit.vram.budget`; nothing has been allocated then.
         """
         problem = self.problem
         self._check_operand("x", x, self._input_shape)
         source = channels_first_view(plain(x), self._channels_last)
         self._check_memory_order(source)
         operands = self._operands(source, weight, bias)
+        schedule = self.schedule(packed=operands.packed_weight is not None, out_given=out is not None)
         if out is None:
             target = self._allocate_output()
         else:
             self._check_out(out, operands)
             target = channels_first_view(plain(out), self._channels_last)
         if problem.batch:
-            workspace = vram.allocate((self.workspace_bytes(packed=operands.packed_weight is not None),), _UINT8)
-            self._algorithm.run(problem, self.device, operands, workspace, target)
+            self._run(schedule, operands, vram.allocate((schedule.workspace_bytes,), _UINT8), target)
         return layout_view(target, self._channels_last) if out is None else out
+
+    def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
+        algorithm, device = self._algorithm, schedule.device
+        if len(schedule.tiles) < 2:
+            algorithm.run(self.problem, device, operands, workspace, target)
+            return
+        packed = operands.packed_weight
+        if packed is None:
+            packed = workspace[: algorithm.packed_bytes(self.problem, device)]
+            algorithm.pack(self.problem, device, operands.weight, packed)
+        scratch = workspace[schedule.packed_bytes :]
+        for tile in schedule.tiles:
+            part = Operands(operands.input[tile.input], None, packed, operands.bias)
+            nbytes = algorithm.workspace(tile.problem, device, packed=True)
+            algorithm.run(tile.problem, device, part, scratch[:nbytes], target[tile.output])
 
     @cached_property
     def _input_shape(self) -> tuple[int, ...]:

@@ -7,6 +7,7 @@ is that plus the operands. This room knows plans only by their numbers.
 from __future__ import annotations
 
 import math
+import re
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stridekit.errors import ShapeError, VramBudgetError
 from stridekit.workspace import ALIGNMENT
 
 if TYPE_CHECKING:
@@ -71,6 +73,13 @@ class TrackedUsage:
 
 
 _trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("stridekit_trackers", default=())
+_budgets: ContextVar[tuple[tuple[int, TrackedUsage], ...]] = ContextVar("stridekit_budgets", default=())
+
+_UNITS = {
+    "b": 1,
+    **{f"{prefix}b": 1000 ** (power + 1) for power, prefix in enumerate("kmgt")},
+    **{f"{prefix}ib": 1024 ** (power + 1) for power, prefix in enumerate("kmgt")},
+}
 
 
 def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> VramUsage:
@@ -88,7 +97,7 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     Returns
     -------
     VramUsage
-        In bytes; `allocated` is exactly what `track` measures.
+        In bytes; `allocated` is exactly what `track` measures. Inside a `budget` block it is that of the tiles.
 
     Examples
     --------
@@ -98,7 +107,7 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     32768
     """
     problem = plan.problem
-    workspace = plan.workspace_bytes(packed=packed)
+    workspace = plan.schedule(packed=packed, out_given=out_given).workspace_bytes
     weight = plan.packed_bytes if packed else problem.weight_bytes
     output = problem.output_bytes
     return VramUsage(
@@ -138,6 +147,66 @@ def track() -> Iterator[TrackedUsage]:
         _trackers.reset(token)
 
 
+@contextmanager
+def budget(limit: int | str) -> Iterator[TrackedUsage]:
+    """Keep what stridekit allocates inside the ``with`` block within `limit`.
+
+    A call that would need more runs on one thread, then in tiles over samples and output rows: slower, the same
+    bits. What does not fit even so is refused before anything is allocated.
+
+    Parameters
+    ----------
+    limit : int or str
+        Bytes, or such as ``"2 GiB"`` or ``"500 MB"``: outputs that are alive, workspaces and packed weights.
+
+    Yields
+    ------
+    TrackedUsage
+        As `track`.
+
+    Raises
+    ------
+    ShapeError
+        If `limit` is not a number of bytes.
+    VramBudgetError
+        From calls inside the block; it states the smallest budget that works.
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> x, w = np.ones((1, 3, 64, 64), "float32"), np.ones((8, 3, 3, 3), "float32")
+    >>> with sk.vram.budget("1 MiB") as usage:
+    ...     y = sk.conv2d(x, w, padding=1)
+    >>> usage.peak <= 2**20
+    True
+    """
+    usage = TrackedUsage()
+    tokens = _trackers.set((*_trackers.get(), usage)), _budgets.set((*_budgets.get(), (_bytes(limit), usage)))
+    try:
+        yield usage
+    finally:
+        _trackers.reset(tokens[0])
+        _budgets.reset(tokens[1])
+
+
+def remaining() -> int | None:
+    """Return the bytes that the budgets around leave, or None without one."""
+    budgets = _budgets.get()
+    return min(limit - usage.current for limit, usage in budgets) if budgets else None
+
+
+def _bytes(limit: int | str) -> int:
+    number: object = limit
+    unit = "b"
+    if isinstance(limit, str):
+        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", limit)
+        if found:
+            number, unit = float(found[1]), found[2].lower() or "b"
+    if isinstance(number, bool) or not isinstance(number, int | float) or unit not in _UNITS or not 0 <= number < 2**62:
+        raise ShapeError(f"budget is {limit!r}; wanted bytes as an int, or such as '2 GiB' or '500 MB'")
+    return int(number * _UNITS[unit])
+
+
 def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     """Allocate a NumPy array on a cache line and tell every `track` block around.
 
@@ -148,6 +217,9 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes == 0:
         return np.empty(shape, dtype)
+    left = remaining()
+    if left is not None and nbytes > left:
+        raise VramBudgetError(f"{left} bytes are left of the budget and {nbytes} are needed")
     buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
     for usage in _trackers.get():
         usage._add(nbytes)

@@ -36,6 +36,9 @@ class Device(Protocol):
     def description(self) -> str:
         """The device in words: model, threads, vector width."""
 
+    def frugal(self) -> Device:
+        """Return the same device with as little workspace as gives the same bits."""
+
     def __hash__(self) -> int:
         """Equal devices give equal plans."""
 

@@ -33,6 +33,10 @@ class ReferenceDevice:
     name: str = "reference"
     description: str = "NumPy in float64, one thread"
 
+    def frugal(self) -> ReferenceDevice:
+        """Return itself: there is only one thread."""
+        return self
+
 
 class SlidingTaps:
     """One multiply-add of a whole strided slice for each tap of the kernel."""

@@ -61,6 +61,10 @@ class CpuDevice:
         """Output pixels P of the register tile for each number Q of vectors of output channels."""
         return _TILES[self.vector_registers]
 
+    def frugal(self) -> CpuDevice:
+        """Return the same processor with one thread: each thread has a scratch of its own."""
+        return replace(self, threads=1)
+
     def lanes(self, itemsize: int) -> int:
         """Elements of one vector."""
         return self.vector_bytes // itemsize
