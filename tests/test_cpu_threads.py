@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,25 @@ print(np.array_equal(sk.conv2d(x, w, backend="cpu"), first))
     # Python 3.12 warns of any fork beside threads; the promise is that this library survives it.
     program = "import warnings\nwarnings.simplefilter('ignore', DeprecationWarning)\n" + program
     assert run(program).split() == ["0", "True"]
+
+
+def test_spawned_processes_compute_the_same(tmp_path: Path) -> None:
+    program = tmp_path / "spawning.py"
+    program.write_text(
+        "import multiprocessing\n"
+        "import numpy as np\n"
+        "import stridekit as sk\n"
+        "def total(seed):\n"
+        "    rng = np.random.default_rng(seed)\n"
+        "    x, w = rng.standard_normal((2, 16, 40, 40), np.float32), rng.standard_normal((32, 16, 3, 3), np.float32)\n"
+        "    return sk.conv2d(x, w, backend='cpu').sum().item()\n"
+        "if __name__ == '__main__':\n"
+        "    here = [total(seed) for seed in range(4)]\n"
+        "    with multiprocessing.get_context('spawn').Pool(2) as pool:\n"
+        "        print(pool.map(total, range(4)) == here)\n"
+    )
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, timeout=240, check=False)
+    assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
 def test_many_callers_share_one_pool(four_threads: None) -> None:
