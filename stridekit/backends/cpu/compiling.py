@@ -118,9 +118,17 @@ class _CheckedCache(caching.FunctionCache):  # type: ignore[misc]
         self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, _source_stamp())
 
 
+def inlined(function: Callable[..., Any]) -> Any:
+    """Compile a function as part of each that calls it.
+
+    Numba optimises what a function calls anew for each level of calls above it: minutes, were it all of the tiles.
+    """
+    return numba.njit(nogil=True, error_model="numpy", inline="always")(function)
+
+
 def helper(function: Callable[..., Any]) -> Any:
-    """Compile a function that kernels call."""
-    return numba.njit(nogil=True, error_model="numpy")(function)
+    """Compile a function that only compiled code calls."""
+    return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
 class _Entry(CFunc):
@@ -158,6 +166,6 @@ def compiled_entries() -> list[str]:
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, once per dtype, and keep it on disk."""
-    dispatcher = helper(function)
+    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _CheckedCache(function)
     return dispatcher

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.blocking import SUM_PIXELS
-from stridekit.backends.cpu.compiling import entry, helper
+from stridekit.backends.cpu.compiling import entry, inlined
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, finish
 from stridekit.backends.cpu.gathering import block_origin, box_length, gather
 from stridekit.backends.cpu.summing import sum_pixels
@@ -68,7 +68,7 @@ class Call(NamedTuple):
 _read_call = read_ints(len(Call._fields))
 
 
-@helper
+@inlined
 def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Compute output blocks until none is left, with elements of `tag` and sums of `acc`; `job` is a `Call`."""
     call = Call(*_read_call(job))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from stridekit.backends.cpu.compiling import helper
+from stridekit.backends.cpu.compiling import helper, inlined
 from stridekit.backends.cpu.processor import host
 from stridekit.backends.cpu.tile import broadcast_tile, lanewise_tile
 from stridekit.backends.cpu.vector import get_int, set_int
@@ -48,16 +48,16 @@ def _over_pixels(tile: Callable[[int, int], Any], pixels: int, vectors: int) -> 
                 half_tile(acc, at, tap_table, number, length, weights, begin, step, to, plane)
             p += here
 
-    return _named(run, f"{tile.__name__}_{pixels}x{vectors}")
+    return _named(helper, run, f"{tile.__name__}_{pixels}x{vectors}")
 
 
-def _named(function: Callable[..., Any], name: str) -> Any:
+def _named(compile_as: Callable[..., Any], function: Callable[..., Any], name: str) -> Any:
     """Compile a function under a name of its own.
 
     Compiled code is linked by name, across the files of the cache too: two functions of one name would become one.
     """
     function.__name__ = function.__qualname__ = name
-    return helper(function)
+    return compile_as(function)
 
 
 @helper
@@ -135,7 +135,7 @@ def _by_vectors(name: str, loops: list[tuple[int, Any]]) -> Any:
                 plane,
             )
 
-    return _named(choose, f"{name}_from_{number}")
+    return _named(inlined, choose, f"{name}_from_{number}")
 
 
 def _all_tiles(tile: Callable[[int, int], Any]) -> Any:
@@ -147,7 +147,7 @@ _broadcast = _all_tiles(broadcast_tile)
 _lanewise = _all_tiles(lanewise_tile)
 
 
-@helper
+@inlined
 def sum_pixels(
     acc: Any,
     b: Any,
