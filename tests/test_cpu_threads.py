@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.backends.cpu import threads
+from stridekit.backends.cpu import crew, threads
 
 LARGE = """
 import os, sys
@@ -107,7 +107,7 @@ def test_sleeping_workers_are_woken_and_late_ones_are_not_missed(four_threads: N
         time.sleep(pause)
         for _ in range(20):
             assert np.array_equal(sk.conv2d(x, w, backend="cpu"), wanted)
-    assert not threads._in_use, "a finished call still holds its arrays"
+    assert not crew._in_use, "a finished call still holds its arrays"
 
 
 def test_a_worker_really_takes_part(four_threads: None) -> None:
@@ -124,7 +124,7 @@ def test_a_worker_really_takes_part(four_threads: None) -> None:
     address = entry(meet, "meet")
     for _ in range(50):
         job = np.zeros(8, np.int64)
-        threads.run(address, job, 2)
+        crew.run(address, job, 2)
         assert job.tolist() == [2, 1, 1, 0, 0, 0, 0, 0]
 
 

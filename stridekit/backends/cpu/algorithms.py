@@ -14,7 +14,6 @@ from stridekit.activation import ACTIVATIONS
 from stridekit.backends import Operands
 from stridekit.backends.cpu.blocking import Blocking, broadcast_blocking, lanewise_blocking
 from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.backends.cpu.threads import run
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
@@ -110,6 +109,7 @@ class _TileAlgorithm:
     ) -> None:
         """Compute `problem` into `out`."""
         from stridekit.backends.cpu.convolving import Call, convolve
+        from stridekit.backends.cpu.crew import run
         from stridekit.backends.cpu.packing import pack_bias
 
         job = self._job(problem, device)
@@ -172,6 +172,7 @@ def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvPro
 
 
 def _pack(dtype: str, job: _Job, weight: np.ndarray, packed: int, counter: int) -> None:
+    from stridekit.backends.cpu.crew import run
     from stridekit.backends.cpu.packing import Packing, pack_weights
 
     flat = weight[:1].flags.c_contiguous
