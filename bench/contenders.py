@@ -16,7 +16,7 @@ import numpy as np
 import stridekit as sk
 from bench.layers import Layer
 from stridekit.backends.cpu.processor import host
-from stridekit.planning import PackedWeight, Plan
+from stridekit.plan import PackedWeight, Plan
 
 Call = Callable[[], np.ndarray]
 OURS = ("given_first", "given_last", "packed_first", "packed_last")

@@ -22,7 +22,7 @@ from stridekit.errors import ShapeError, VramBudgetError
 from stridekit.workspace import ALIGNMENT
 
 if TYPE_CHECKING:
-    from stridekit.planning import Plan
+    from stridekit.plan import Plan
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import warnings
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Protocol
 
 import numpy as np
@@ -134,6 +134,12 @@ def load_backend(name: str) -> Backend:
     if reason:
         raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
     return _import(name)
+
+
+@lru_cache(maxsize=len(BACKEND_NAMES))
+def algorithms_of(name: str) -> dict[str, Algorithm]:
+    """Return the algorithms of the backend called `name`, by their names."""
+    return {algorithm.name: algorithm for algorithm in load_backend(name).ALGORITHMS}
 
 
 def unavailable(name: str) -> str:

@@ -13,7 +13,7 @@ from stridekit import vram
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
-from stridekit.planning import PackedWeight, Plan
+from stridekit.plan import PackedWeight, Plan
 
 Stride: TypeAlias = tuple[int, ...]
 Progress: TypeAlias = Callable[[str, int, int], None]

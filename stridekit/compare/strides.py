@@ -19,7 +19,8 @@ from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
 from stridekit.padding import Padding
-from stridekit.planning import Plan, asked_backend, plan_conv
+from stridekit.plan import Plan
+from stridekit.planning import asked_backend, plan_conv
 
 DEFAULT_STRIDES = (1, 2, 3, 4, 5, 8, 10)
 DEFAULT_MAX_ALIASED_ENERGY = 0.1

@@ -6,48 +6,22 @@ sample and the device's cache. Everything else moves work between threads and ca
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
 from stridekit.backends.cpu.processor import CpuDevice
+from stridekit.backends.cpu.sharing import SUM_PIXELS, Axis, block_sizes, box_length, cut_axis, divisions, shared_out
 from stridekit.geometry import AxisGeometry
 from stridekit.padding import PADDING_MODES
 from stridekit.problem import ConvProblem
 from stridekit.workspace import align
 
-TASKS_PER_THREAD = 4
 SMALL_FLOPS = 2_000_000
 """Below this a second thread costs more than it saves: some 50 microseconds of work."""
-SUM_PIXELS = 96
-"""Output pixels whose sums are held at once: 96 of 64 float32 are 24 KiB, which the first cache keeps."""
-_GATHERING = 0.1
-_TASK_PIXELS = 8
-"""To gather a pixel, and to begin a task, in units of a pixel's products with one block of filters."""
 MOST_SKIPPED_TAPS = 62
 """Taps that one integer can mark."""
 
 _UNUSED = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad_after=0)
-
-
-class Axis(NamedTuple):
-    """One spatial axis as the kernels see it.
-
-    A block of input is gathered into a box. Where neighbouring windows overlap or touch, box positions are input
-    positions; else the box is `compact` and holds only what the windows read, `kernel` positions for each.
-    """
-
-    size: int
-    out: int
-    kernel: int
-    stride: int
-    dilation: int
-    pad: int
-    block: int
-    blocks: int
-    compact: int
-    pixel_step: int
-    tap_step: int
 
 
 class Blocking(NamedTuple):
@@ -205,10 +179,10 @@ def _cut(
     channel_blocks = -(-channels // channel_block)
     geometry = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
     threads = device.threads if problem.flops >= SMALL_FLOPS else 1
-    blocks = _block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
-    parts, chunks = problem.batch * groups, (filter_blocks,) if lanewise else _divisions(filter_blocks, threads)
-    blocks, filter_chunk = _shared_out(geometry, blocks, parts, filter_blocks, chunks, threads)
-    d, h, w = (_axis(axis, block) for axis, block in zip(geometry, blocks, strict=True))
+    blocks = block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
+    parts, chunks = problem.batch * groups, (filter_blocks,) if lanewise else divisions(filter_blocks, threads)
+    blocks, filter_chunk = shared_out(geometry, blocks, parts, filter_blocks, chunks, threads)
+    d, h, w = (cut_axis(axis, block) for axis, block in zip(geometry, blocks, strict=True))
     tasks = parts * d.blocks * h.blocks * w.blocks * -(-filter_blocks // filter_chunk)
 
     most_pixels = max(device.tiles.values())
@@ -265,101 +239,3 @@ def _cut(
 def _skips(problem: ConvProblem, channels: int) -> bool:
     padded = any(axis.pad_before or axis.pad_after for axis in problem.geometry.axes)
     return padded and problem.padding_mode == "zeros" and channels >= 8 and problem.taps <= MOST_SKIPPED_TAPS
-
-
-def _axis(axis: AxisGeometry, block: int) -> Axis:
-    compact = axis.stride > axis.kernel_extent
-    return Axis(
-        size=axis.size,
-        out=axis.output_size,
-        kernel=axis.kernel,
-        stride=axis.stride,
-        dilation=axis.dilation,
-        pad=axis.pad_before,
-        block=block,
-        blocks=-(-axis.output_size // block),
-        compact=int(compact),
-        pixel_step=axis.kernel if compact else axis.stride,
-        tap_step=1 if compact else axis.dilation,
-    )
-
-
-def box_length(axis: Axis, outputs: int) -> int:
-    """Return the box positions that `outputs` neighbouring outputs need on an axis."""
-    return (outputs - 1) * axis.pixel_step + axis.tap_step * (axis.kernel - 1) + 1
-
-
-def _block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: int) -> tuple[int, int, int]:
-    """Choose the output block: whole rows if they fit, then as many rows and slices as `target` bytes of box hold."""
-
-    def box_bytes(d: int, h: int, w: int) -> int:
-        lengths = (box_length(_axis(axis, block), block) for axis, block in zip(geometry, (d, h, w), strict=True))
-        count = pixel_bytes
-        for length in lengths:
-            count *= length
-        return count
-
-    def even(out: int, block: int) -> int:
-        return -(-out // -(-out // block))
-
-    depth, height, width = (axis.output_size for axis in geometry)
-    w = width
-    while w > SUM_PIXELS // 4 and box_bytes(1, 1, w) > target:
-        w = -(-w // 2)
-    w = even(width, w)
-    h = 1
-    # Under a long dilated kernel neighbouring blocks gather much the same rows: then rather a larger box.
-    while h < height and (box_bytes(1, min(2 * h, height), w) <= target or _mostly_shared(geometry[1], h)):
-        h = min(2 * h, height)
-    h = even(height, h)
-    d = 1
-    while h == height and d < depth and box_bytes(min(2 * d, depth), h, w) <= target:
-        d = min(2 * d, depth)
-    return even(depth, d), h, w
-
-
-def _shared_out(
-    geometry: tuple[AxisGeometry, ...],
-    largest: tuple[int, int, int],
-    parts: int,
-    filter_blocks: int,
-    chunks: tuple[int, ...],
-    threads: int,
-) -> tuple[tuple[int, int, int], int]:
-    """Choose blocks no larger than `largest`, and filter blocks to a task, so that threads end together.
-
-    A task costs its products, the gathering of its box and its start; the last thread to end decides.
-    """
-    d, h, w = largest
-    depth, height, width = (axis.output_size for axis in geometry)
-    rows = [(d, block, w) for block in _blocks(height, h, threads)] if height > 1 else []
-    options = rows or [(d, h, block) for block in _blocks(width, w, threads)]
-    best, least = (largest, filter_blocks), float("inf")
-    for blocks in options:
-        places = parts * -(-depth // d) * -(-height // blocks[1]) * -(-width // blocks[2])
-        pixels = blocks[0] * blocks[1] * blocks[2]
-        box = math.prod(box_length(_axis(axis, block), block) for axis, block in zip(geometry, blocks, strict=True))
-        for number in chunks:
-            chunk = -(-filter_blocks // number)
-            tasks = places * -(-filter_blocks // chunk)
-            time = -(-tasks // threads) * (pixels * chunk + box * _GATHERING + _TASK_PIXELS)
-            if time < least:
-                best, least = (blocks, chunk), time
-    return best
-
-
-def _blocks(size: int, largest: int, threads: int) -> list[int]:
-    """Return even blocks no larger than `largest`, down to a few for each thread."""
-    fewest = -(-size // largest)
-    most = max(fewest, min(size, fewest + TASKS_PER_THREAD * threads)) if threads > 1 else fewest
-    return list(dict.fromkeys(-(-size // count) for count in range(fewest, most + 1)))
-
-
-def _divisions(filter_blocks: int, threads: int) -> tuple[int, ...]:
-    """Return into how many tasks the filters of a place may be divided."""
-    return tuple(range(1, min(filter_blocks, TASKS_PER_THREAD * threads) + 1)) if threads > 1 else (1,)
-
-
-def _mostly_shared(axis: AxisGeometry, outputs: int) -> bool:
-    """Say whether most of the rows that a block of `outputs` reads are read by the next block too."""
-    return axis.kernel_extent - axis.stride > 2 * outputs * axis.stride

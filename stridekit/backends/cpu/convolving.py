@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from stridekit.backends.cpu.blocking import SUM_PIXELS
 from stridekit.backends.cpu.compiling import entry, inlined
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, finish
 from stridekit.backends.cpu.gathering import block_origin, box_length, gather
+from stridekit.backends.cpu.sharing import SUM_PIXELS
 from stridekit.backends.cpu.summing import sum_pixels
 from stridekit.backends.cpu.tables import (
     MOST_PIXELS,

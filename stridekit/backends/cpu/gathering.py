@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from stridekit.backends.cpu.blocking import box_length as _box_length
 from stridekit.backends.cpu.compiling import helper
+from stridekit.backends.cpu.sharing import box_length as _box_length
 from stridekit.backends.cpu.vector import copy_bytes, copy_vectors, get_int, interleave, load, set_int, store, transpose
 from stridekit.padding import source_index as _source_index
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from stridekit.backends.cpu.blocking import Axis, Blocking
+from stridekit.backends.cpu.blocking import Blocking
 from stridekit.backends.cpu.compiling import helper
 from stridekit.backends.cpu.processor import host
+from stridekit.backends.cpu.sharing import Axis
 from stridekit.backends.cpu.vector import get_int, read_ints, set_int
 
 _AXIS_WORDS = len(Axis._fields)
