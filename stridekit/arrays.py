@@ -33,10 +33,10 @@ def library_of(name: str, array: Array) -> str:
         return "numpy"
     if type(array).__module__.split(".")[0] == "cupy":
         return "cupy"
-    raise DtypeError(
-        f"{name} is a {type(array).__module__}.{type(array).__qualname__}; wanted a NumPy or CuPy array, "
-        f"such as numpy.asarray({name})"
-    )
+    kind = type(array)
+    came = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
+    hint = "" if array is None else f", such as numpy.asarray({name}, 'float32')"
+    raise DtypeError(f"{name} is a {came}; wanted a NumPy array{hint}")
 
 
 def plain(array: Array) -> Array:

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from stridekit.arguments import as_int, per_axis
+from stridekit.arguments import as_int, is_int, per_axis
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding, PaddingPairs, check_padding_mode, resolve_padding
 
@@ -243,22 +243,20 @@ def conv_geometry(
         AxisGeometry(size, kernel, step, spread, before, after)
         for size, kernel, step, spread, (before, after) in zip(sizes, kernels, strides, dilations, pairs, strict=True)
     )
+    needed = max(-((axis.size - axis.kernel_extent) // 2) for axis in axes)
     for number, axis in enumerate(axes):
         if axis.kernel_extent > axis.padded_size:
             raise ShapeError(
                 f"kernel_size {axis.kernel} with dilation {axis.dilation} spans {axis.kernel_extent} pixels, more "
                 f"than the {axis.padded_size} of the padded input on spatial axis {number} ({axis.size} + "
-                f"{axis.pad_before} + {axis.pad_after}); a padding of at least "
-                f"{-((axis.size - axis.kernel_extent) // 2)} or a smaller kernel fits"
+                f"{axis.pad_before} + {axis.pad_after}); a padding of at least {needed} or a smaller kernel fits"
             )
     return ConvGeometry(axes)
 
 
 def _sizes(input_size: int | Sequence[int]) -> tuple[int, ...]:
-    if isinstance(input_size, int) or hasattr(input_size, "__index__"):
-        sizes: tuple[int, ...] = (as_int("input_size", input_size),)
-    else:
-        sizes = tuple(as_int("input_size", item) for item in input_size)
+    given: Any = (input_size,) if is_int(input_size) else input_size
+    sizes = tuple(as_int("input_size", item) for item in given)
     if not sizes:
         raise ShapeError("input_size is empty; wanted at least one spatial axis")
     if min(sizes) < 1:

@@ -7,9 +7,7 @@ their reason, the cost of each is modelled and the least is taken. Only `Plan.ex
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, Token
 from functools import lru_cache
 from typing import Any
 
@@ -88,6 +86,9 @@ def plan_conv(
     """
     if direction != "forward":
         raise ShapeError(f"direction is {direction!r}; this version plans 'forward' only")
+    for name, shape in (("input_shape", input_shape), ("weight_shape", weight_shape)):
+        if hasattr(shape, "shape"):
+            raise ShapeError(f"{name} is an array; wanted its shape, such as x.shape")
     rank = len(weight_shape) - 2
     if rank not in (1, 2, 3) or len(input_shape) != rank + 2:
         raise ShapeError(
@@ -176,8 +177,7 @@ def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: 
     return Plan(problem, device, backend, best.algorithm, "; ".join(why), tuple(candidates), layout)
 
 
-@contextmanager
-def use_backend(name: str) -> Iterator[None]:
+class use_backend:  # noqa: N801
     """Run every call inside the ``with`` block that names no backend on backend `name`.
 
     Raises
@@ -193,13 +193,18 @@ def use_backend(name: str) -> Iterator[None]:
     >>> y.tolist()
     [[[[4.0, 4.0], [4.0, 4.0]]]]
     """
-    if name != "auto":
-        load_backend(name)
-    token = _scope.set(name)
-    try:
-        yield
-    finally:
-        _scope.reset(token)
+
+    def __init__(self, name: str):
+        if name != "auto":
+            load_backend(name)
+        self._name = name
+        self._tokens: list[Token[str | None]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_scope.set(self._name))
+
+    def __exit__(self, *_: object) -> None:
+        _scope.reset(self._tokens.pop())
 
 
 def _seconds(cost: float) -> str:

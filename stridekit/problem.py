@@ -179,9 +179,13 @@ def conv_problem(
     if channels % groups or filters % groups:
         raise ShapeError(f"groups is {groups}; it must divide the {channels} input and {filters} output channels")
     if filter_channels * groups != channels:
+        grouped = f" in each of {groups} groups" if groups > 1 else ""
+        hint = ""
+        if filter_channels * groups == size[-1]:
+            hint = "; if the channels are x's last axis, say so with layout, such as layout='NHWC'"
         raise ShapeError(
-            f"weight {weight_shape} reads {filter_channels} channels in each of {groups} groups; the input has "
-            f"{channels}, so weight's second axis must be {channels // groups}"
+            f"weight {weight_shape} reads {filter_channels} channels{grouped}; the input has {channels}, so weight's "
+            f"second axis must be {channels // groups}{hint}"
         )
     if dtype not in DTYPES:
         raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")

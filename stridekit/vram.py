@@ -202,7 +202,12 @@ def _bytes(limit: int | str) -> int:
         found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", limit)
         if found:
             number, unit = float(found[1]), found[2].lower() or "b"
-    if isinstance(number, bool) or not isinstance(number, int | float) or unit not in _UNITS or not 0 <= number < 2**62:
+    if (
+        isinstance(limit, bool | float)
+        or not isinstance(number, int | float)
+        or unit not in _UNITS
+        or not 0 <= number < 2**62
+    ):
         raise ShapeError(f"budget is {limit!r}; wanted bytes as an int, or such as '2 GiB' or '500 MB'")
     return int(number * _UNITS[unit])
 

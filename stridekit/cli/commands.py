@@ -164,11 +164,12 @@ def compare(
             name=name,
             progress=progress,
         )
-    print_comparison(comparison)
     written = [str(path) for path in comparison.save(output)]
     if json is not None:
         json.write_text(comparison.to_json(), encoding="utf-8")
         written.append(str(json))
+    # Printed last, so that a reader who closes the pipe early loses no file.
+    print_comparison(comparison)
     typer.echo("\nWrote " + "\n      ".join(written))
 
 

@@ -79,7 +79,7 @@ def recommend(
     fitting = [row for row in others if row.aliased_energy <= limit and not row.leaves_gaps]
     best = max(fitting, key=lambda row: (row.area, -row.aliased_energy), default=baseline)
     larger = [row for row in others if row is not best and row not in fitting and row.area >= best.area]
-    sentences = [_why_best(best, baseline, limit, bool(others))]
+    sentences = [_why_best(best, baseline, limit, labels, bool(others))]
     if larger:
         sentences.append(_why_not(min(larger, key=lambda row: (row.area, row.aliased_energy)), limit, labels))
     elif others:
@@ -87,7 +87,7 @@ def recommend(
     return best, " ".join(sentences)
 
 
-def _why_best(best: StrideRow, baseline: StrideRow, limit: float, compared: bool) -> str:
+def _why_best(best: StrideRow, baseline: StrideRow, limit: float, labels: Sequence[str], compared: bool) -> str:
     if best is baseline:
         cost = f"{format_time(best.time_s)} and {format_bytes(best.peak_bytes)}"
         if not compared:
@@ -102,20 +102,22 @@ def _why_best(best: StrideRow, baseline: StrideRow, limit: float, compared: bool
     )
     return (
         f"Take stride {format_stride(best.stride)}: it aliases {format_share(best.aliased_energy)} of the "
-        f"response's energy (limit {format_share(limit)}), keeps 1 position in {1 / best.positions_kept:.3g}, is "
-        f"{faster} and peaks at {format_bytes(best.peak_bytes)} instead of {format_bytes(baseline.peak_bytes)}."
+        f"response's energy (limit {format_share(limit)}; {_worst_filter(best, labels)}), keeps 1 position in "
+        f"{1 / best.positions_kept:.3g}, is {faster} and peaks at {format_bytes(best.peak_bytes)} instead of "
+        f"{format_bytes(baseline.peak_bytes)}."
     )
 
 
 def _why_not(row: StrideRow, limit: float, labels: Sequence[str]) -> str:
-    worst = max(range(len(labels)), key=lambda number: row.aliased_energy_by_filter[number])
     head = f"The next, stride {format_stride(row.stride)}, takes {format_time(row.time_s)} but "
     if row.aliased_energy > limit:
-        return head + (
-            f"aliases {format_share(row.aliased_energy)}, and {format_share(row.aliased_energy_by_filter[worst])} "
-            f"of its worst filter ({labels[worst]})."
-        )
+        return f"{head}aliases {format_share(row.aliased_energy)} ({_worst_filter(row, labels)})."
     return head + f"leaves gaps: {_lines(row.unread)} are never read."
+
+
+def _worst_filter(row: StrideRow, labels: Sequence[str]) -> str:
+    worst = max(range(len(labels)), key=lambda number: row.aliased_energy_by_filter[number])
+    return f"{format_share(row.aliased_energy_by_filter[worst])} of its worst filter, {labels[worst]}"
 
 
 def warnings_about(rows: Sequence[StrideRow], kernel_extent: tuple[int, ...], *, flat: bool) -> tuple[str, ...]:
@@ -134,7 +136,8 @@ def warnings_about(rows: Sequence[StrideRow], kernel_extent: tuple[int, ...], *,
     if noisy:
         names = ", ".join(format_stride(row.stride) for row in noisy)
         found.append(
-            f"the times of stride {names} scatter by more than {NOISY_SPREAD:.0%}: the machine was busy with other work"
+            f"the times of stride {names} scatter by more than {NOISY_SPREAD:.0%}: the machine was probably busy with "
+            "other work"
         )
     return tuple(found)
 

@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from stridekit.compare.comparison import StrideComparison
 
 JSON_NAME = "comparison.json"
+_STRIDE_PICTURE = "feature-maps-stride-{}.png"
 
 
 def write_report(comparison: StrideComparison, directory: Path) -> tuple[Path, ...]:
     """Write a comparison's JSON and pictures into `directory`; see `StrideComparison.save`.
 
     All files are made in a folder beside the final one's files and renamed into place at the end, so a failure on the
-    way leaves nothing half written.
+    way leaves nothing half written. Pictures of strides that an earlier comparison had are removed.
     """
     from stridekit.report.feature_maps import draw_overview, draw_stride, looks_of
     from stridekit.report.figures import draw_costs
@@ -27,13 +28,15 @@ def write_report(comparison: StrideComparison, directory: Path) -> tuple[Path, .
     looks = looks_of(comparison)
     figures = {"costs.png": draw_costs(comparison), "feature-maps.png": draw_overview(comparison, looks)}
     for row in comparison.rows:
-        figures[f"feature-maps-stride-{format_stride(row.stride)}.png"] = draw_stride(comparison, row, looks)
+        figures[_STRIDE_PICTURE.format(format_stride(row.stride))] = draw_stride(comparison, row, looks)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=directory) as aside:
         Path(aside, JSON_NAME).write_text(comparison.to_json(), encoding="utf-8")
         for name, figure in figures.items():
             figure.savefig(Path(aside, name))
         names = (JSON_NAME, *figures)
+        for stale in directory.glob(_STRIDE_PICTURE.format("*")):
+            stale.unlink()
         for name in names:
             os.replace(Path(aside, name), directory / name)
     return tuple(directory / name for name in names)

@@ -39,7 +39,13 @@ def _heading(comparison: StrideComparison) -> list[str]:
 
 def _words(comparison: StrideComparison) -> list[str]:
     baseline = comparison.baseline
-    lines = [f"* recommended; its aliased energy is at most {comparison.max_aliased_energy:g}"]
+    lines = [
+        f"* recommended; its aliased energy is at most {comparison.max_aliased_energy:g}",
+        "dropped: rows x columns at the end that no window reaches; unread: these and those between windows;",
+        "overlap: pixels that neighbouring windows share (negative: a gap); phase: pixel at the first window's centre;",
+        "next 3x3 spans: input pixels under a 3x3 layer after this one (and after stride 1);",
+        "aliased: share of the response's energy that the stride folds back",
+    ]
     if all(row.stride != baseline.stride for row in comparison.rows):
         lines.append(
             f"Speedup is over stride 1, measured as the baseline: {format_time(baseline.time_s)}, "
