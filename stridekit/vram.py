@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import Lock
+from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,16 +64,20 @@ class TrackedUsage:
     peak: int = 0
 
     def __post_init__(self) -> None:
-        self._lock = Lock()
+        # Reentrant: the garbage collector may run in here and release another array.
+        self._lock = RLock()
 
     def _add(self, nbytes: int) -> None:
         with self._lock:
             self.current += nbytes
-            self.peak = max(self.peak, self.current)
+            if self.current > self.peak:
+                self.peak = self.current
 
 
 _trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("stridekit_trackers", default=())
 _budgets: ContextVar[tuple[tuple[int, TrackedUsage], ...]] = ContextVar("stridekit_budgets", default=())
+
+_counting = RLock()
 
 _UNITS = {
     "b": 1,
@@ -222,11 +226,18 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes == 0:
         return np.empty(shape, dtype)
-    left = remaining()
-    if left is not None and nbytes > left:
-        raise VramBudgetError(f"{left} bytes are left of the budget and {nbytes} are needed")
-    buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+    with _counting:
+        left = remaining()
+        if left is not None and nbytes > left:
+            raise VramBudgetError(f"{left} bytes are left of the budget and {nbytes} are needed")
+        for usage in _trackers.get():
+            usage._add(nbytes)
+    try:
+        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+    except BaseException:
+        for usage in _trackers.get():
+            usage._add(-nbytes)
+        raise
     for usage in _trackers.get():
-        usage._add(nbytes)
         weakref.finalize(buffer, usage._add, -nbytes).atexit = False
     return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % ALIGNMENT)

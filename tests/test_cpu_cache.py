@@ -59,7 +59,7 @@ def test_a_second_process_loads_what_the_first_compiled(cache: Path, tmp_path: P
 def test_any_damage_to_a_file_is_noticed_and_only_costs_time(cache: Path, tmp_path: Path) -> None:
     fresh_module(tmp_path).triple(5)
     files = sorted(path for path in cache.rglob("*") if path.is_file())
-    assert len(files) == 2
+    assert len(files) == 1
     rng = random.Random(7)
     for path in files:
         whole = path.read_bytes()
@@ -107,6 +107,47 @@ def test_entries_are_kept_on_disk_too(cache: Path) -> None:
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout.split())
     assert outputs == [["8", "0"], ["8", "1"]]
+
+
+PAIR = """
+from stridekit.backends.cpu.compiling import kernel
+
+@kernel
+def kind(value):
+    return value + value
+"""
+
+
+def test_signatures_that_two_processes_compile_do_not_take_each_others_place(cache: Path, tmp_path: Path) -> None:
+    """Two modules of one name stand for two processes that began with an empty cache."""
+    path = tmp_path / "pairing.py"
+    path.write_text(PAIR)
+
+    def load() -> ModuleType:
+        spec = importlib.util.spec_from_file_location("pairing", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+
+    first, second = load(), load()
+    assert first.kind(1.5) == 3.0
+    assert second.kind(2) == 4
+    third = load()
+    assert (third.kind(1.5), third.kind(2)) == (3.0, 4)
+    assert sum(third.kind.stats.cache_hits.values()) == 2
+
+
+def test_a_user_without_a_home_computes_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def nowhere() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("STRIDEKIT_CACHE_DIR", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", nowhere)
+    assert compiling.cache_dir().is_dir()
+    assert compiling.cache_dir() == compiling.cache_dir()
 
 
 def test_no_layer_shape_compiles_anything_anew() -> None:

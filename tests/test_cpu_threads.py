@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -145,9 +146,35 @@ for attempt in range(12):
     except KeyboardInterrupt:
         stopped += 1
     assert np.array_equal(sk.conv2d(x, w, backend="cpu"), wanted)
-print(stopped > 0)
+from stridekit.backends.cpu import crew
+print(stopped > 0, len(crew._in_use))
 """
-    assert run(program).split() == ["True"]
+    assert run(program).split() == ["True", "0"]
+
+
+def test_a_child_forked_while_a_thread_compiles_computes_too(tmp_path: Path) -> None:
+    program = """
+import threading, time, warnings
+warnings.simplefilter("ignore", DeprecationWarning)
+thread = threading.Thread(target=lambda: sk.conv2d(x, w, backend="cpu"))
+thread.start()
+time.sleep(1)
+child = os.fork()
+if child == 0:
+    small = np.ones((1, 2, 5, 5))
+    os._exit(0 if sk.conv2d(small, small[:, :, :3, :3], backend="cpu").shape == (1, 1, 3, 3) else 3)
+thread.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", LARGE + program],
+        env={**os.environ, "STRIDEKIT_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.stdout == "0\n", done.stderr
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, "2", None, True])

@@ -134,3 +134,31 @@ def test_the_order_of_a_sum_depends_on_nothing_but_the_sample_and_the_device() -
     x = np.ones((3, 2048, 5, 5), np.float32)
     w = np.random.default_rng(0).standard_normal((4, 2048, 3, 3)).astype(np.float32)
     assert np.array_equal(sk.conv2d(x, w, backend="cpu")[1:2], sk.conv2d(x[1:2], w, backend="cpu"))
+
+
+@pytest.mark.parametrize("bias", [None, -0.0])
+@pytest.mark.parametrize("special", [np.inf, -np.inf, np.nan, 0.0])
+def test_taps_left_out_in_the_padding_never_show(special: float, bias: float | None) -> None:
+    rng = np.random.default_rng(3)
+    x = rng.standard_normal((2, 8, 25, 35), np.float32)
+    x[:, :, ::3] = 0
+    w = rng.standard_normal((24, 8, 3, 3), np.float32)
+    w[rng.random(w.shape) < 0.01] = special
+    b = None if bias is None else np.full(24, bias, np.float32)
+    before, results = sk.get_num_threads(), []
+    try:
+        for threads in (1, 2, 7, 16):
+            sk.set_num_threads(threads)
+            results.append(sk.conv2d(x, w, b, padding=1, backend="cpu"))
+            plan = sk.plan_conv(x.shape, w.shape, padding=1, bias=b is not None, backend="cpu")
+            with sk.vram.budget(plan.vram.output + plan.vram.workspace // 2):
+                results.append(plan.execute(x, w, b))
+    finally:
+        sk.set_num_threads(before)
+    # The bits of a NaN's payload are nobody's promise.
+    for y in results[1:]:
+        assert np.array_equal(np.isnan(y), np.isnan(results[0]))
+        finite = ~np.isnan(y)
+        assert y[finite].tobytes() == results[0][finite].tobytes()
+    reference = sk.conv2d(x, w, b, padding=1, backend="reference")
+    assert np.array_equal(np.isnan(reference), np.isnan(results[0]))

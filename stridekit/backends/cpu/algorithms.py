@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
 _COUNTER_BYTES = 16
+_WORD_BYTES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,36 +29,31 @@ class _Job:
     ----------
     blocking : Blocking
         How the problem is cut.
-    tag, acc, activation, slope
+    words : int64 array
+        The same as the kernels read it; empty for a problem too large for any memory.
+    tag, acc, activation
         As the kernels want them.
+    slope : array
+        The activation's parameter.
+    address, slope_address : int
+        Where `words` and `slope` lie.
     as_given, as_packed : WorkspaceLayout
         The workspace for weights as given and for packed ones.
     """
 
     blocking: Blocking
+    words: np.ndarray
     tag: Any
     acc: Any
     activation: int
     slope: np.ndarray
+    address: int
+    slope_address: int
     as_given: WorkspaceLayout
     as_packed: WorkspaceLayout
 
     def layout(self, packed: bool) -> WorkspaceLayout:
         return self.as_packed if packed else self.as_given
-
-    @cached_property
-    def slope_address(self) -> int:
-        """Where the activation's parameter lies."""
-        return int(self.slope.ctypes.data)
-
-    @cached_property
-    def _words(self) -> np.ndarray:
-        return np.array(self.blocking.words, np.int64)
-
-    @cached_property
-    def address(self) -> int:
-        """Where the kernels find the blocking, as int64 numbers."""
-        return int(self._words.ctypes.data)
 
 
 class _TileAlgorithm:
@@ -92,13 +88,11 @@ class _TileAlgorithm:
 
     def packed_bytes(self, problem: ConvProblem, device: CpuDevice) -> int:
         """Return the bytes of the weights in tile order."""
-        b = self.blocking(problem, device)
-        return b.packed_elements * b.itemsize
+        return _packed_bytes(self.blocking(problem, device))
 
     def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
         """Write the weights in tile order."""
-        counter = np.zeros(1, np.int64)
-        _pack(problem.dtype, self._job(problem, device), weight, packed.ctypes.data, counter.ctypes.data)
+        _pack(problem.dtype, self._job(problem, device), weight, packed)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
@@ -122,11 +116,12 @@ class _TileAlgorithm:
             weights = packed.ctypes.data
         else:
             weights = base + offsets["weights"]
-            _pack(problem.dtype, job, operands.weight, weights, counters + 8)
+            _pack(problem.dtype, job, operands.weight, workspace[offsets["weights"] :][: _packed_bytes(b)])
         x = operands.input
         call = Call(
             job.address,
             weights,
+            weights + align(b.packed_elements * b.itemsize),
             bias_row,
             job.activation,
             job.slope_address,
@@ -139,7 +134,7 @@ class _TileAlgorithm:
             out.ctypes.data,
             *_strides(out),
         )
-        run(convolve(problem.dtype), np.array(call, np.int64), b.workers, workspace, operands, out)
+        run(convolve(problem.dtype), np.array(call, np.int64), b.workers, workspace, operands, out, job)
 
     def _job(self, problem: ConvProblem, device: CpuDevice) -> _Job:
         return _prepare(type(self)._blocking, problem, device)
@@ -159,25 +154,39 @@ def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvPro
         ("bias", b.bias_elements * b.itemsize),
         ("scratch", b.workers * align(b.scratch)),
     )
-    weights = ("weights", b.packed_elements * b.itemsize)
+    weights = ("weights", _packed_bytes(b))
+    parameter = np.array(slope, type(acc))
+    words = np.array(b.words if max(b.words) < 2**63 else (), np.int64)
     return _Job(
         blocking=b,
         tag=tag,
         acc=acc,
         activation=activation,
-        slope=np.array(slope, type(acc)),
+        slope=parameter,
+        words=words,
+        address=int(words.ctypes.data),
+        slope_address=int(parameter.ctypes.data),
         as_given=WorkspaceLayout((*regions, weights)),
         as_packed=WorkspaceLayout(regions),
     )
 
 
-def _pack(dtype: str, job: _Job, weight: np.ndarray, packed: int, counter: int) -> None:
+def _packed_bytes(b: Blocking) -> int:
+    """Return the bytes of packed weights, and of the word behind them that says whether one is not finite."""
+    return align(b.packed_elements * b.itemsize) + align(_WORD_BYTES)
+
+
+def _pack(dtype: str, job: _Job, weight: np.ndarray, packed: np.ndarray) -> None:
     from stridekit.backends.cpu.crew import run
     from stridekit.backends.cpu.packing import Packing, pack_weights
 
+    packed[-align(_WORD_BYTES) :] = 0
+    counter = np.zeros(1, np.int64)
     flat = weight[:1].flags.c_contiguous
-    packing = Packing(job.address, packed, counter, flat, weight.ctypes.data, *_strides(weight))
-    run(pack_weights(dtype), np.array(packing, np.int64), job.blocking.workers, weight)
+    start, end = packed.ctypes.data, packed.nbytes - align(_WORD_BYTES)
+    packing = Packing(job.address, start, start + end, counter.ctypes.data, flat, weight.ctypes.data, *_strides(weight))
+    arrays = weight, packed, packed.base, counter, job
+    run(pack_weights(dtype), np.array(packing, np.int64), job.blocking.workers, *arrays)
 
 
 _VECTORS_PER_SECOND = 2.5e9

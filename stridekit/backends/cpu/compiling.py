@@ -9,16 +9,18 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from threading import Lock
+from threading import RLock
 from typing import Any
 
 import numba
 from numba import types
 from numba.core import caching
 from numba.core.ccallback import CFunc
+from numba.core.compiler_lock import global_compiler_lock
 
 from stridekit.backends.cpu.processor import host
 
@@ -31,7 +33,16 @@ def cache_dir() -> Path:
     if own:
         return Path(own)
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache") / "stridekit"
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "stridekit"
+    except RuntimeError:
+        return _private_folder()
+
+
+@cache
+def _private_folder() -> Path:
+    """Make a folder for this process alone: a user without a home; what others can write must not be loaded."""
+    return Path(tempfile.mkdtemp(prefix="stridekit-"))
 
 
 @cache
@@ -45,32 +56,30 @@ def _source_stamp() -> str:
 
 
 class _CheckedFile(caching.IndexDataCacheFile):  # type: ignore[misc]
-    """Numba's cache file, with each file's hash in front of it."""
+    """Numba's cache without its index: each file is named after its key, and says its own hash and key first.
+
+    An index that several processes write can come to name another's file.
+    """
 
     def save(self, key: Any, data: Any) -> None:
         try:
-            super().save(key, data)
+            self._write(self._path(key), self._dump((self._source_stamp, repr(key), data)))
         except OSError:
             return
 
-    def _load_index(self) -> dict[Any, str]:
-        content = self._read(self._index_path)
+    def load(self, key: Any) -> Any:
+        content = self._read(self._path(key))
         if content is None:
-            return {}
-        stamp, overloads = pickle.loads(content)
-        return overloads if stamp == self._source_stamp else {}
+            return None
+        stamp, known_key, data = pickle.loads(content)
+        return data if (stamp, known_key) == (self._source_stamp, repr(key)) else None
 
-    def _save_index(self, overloads: dict[Any, str]) -> None:
-        self._write(self._index_path, self._dump((self._source_stamp, overloads)))
+    def flush(self) -> None:
+        """Nothing to do: there is no index."""
 
-    def _load_data(self, name: str) -> Any:
-        content = self._read(self._data_path(name))
-        if content is None:
-            raise FileNotFoundError(name)
-        return pickle.loads(content)
-
-    def _save_data(self, name: str, data: Any) -> None:
-        self._write(self._data_path(name), self._dump(data))
+    def _path(self, key: Any) -> str:
+        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        return str(Path(self._index_path).with_suffix(f".{digest}.nbc"))
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -139,7 +148,7 @@ class _Entry(CFunc):
 
 
 _entries: dict[str, _Entry] = {}
-_compiling = Lock()
+_compiling = RLock()
 
 
 def entry(function: Callable[..., Any], name: str) -> int:
@@ -169,3 +178,18 @@ def kernel(function: Callable[..., Any]) -> Any:
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _CheckedCache(function)
     return dispatcher
+
+
+def _hold_compilers() -> None:
+    _compiling.acquire()
+    global_compiler_lock.acquire()
+
+
+def _release_compilers() -> None:
+    global_compiler_lock.release()
+    _compiling.release()
+
+
+if hasattr(os, "register_at_fork"):
+    # A child must not inherit a lock that a thread it does not have would release.
+    os.register_at_fork(before=_hold_compilers, after_in_parent=_release_compilers, after_in_child=_release_compilers)

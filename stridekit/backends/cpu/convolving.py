@@ -23,7 +23,7 @@ from stridekit.backends.cpu.tables import (
     inside,
     read_blocking,
 )
-from stridekit.backends.cpu.vector import load, next_task, read_ints, tags
+from stridekit.backends.cpu.vector import get_int, load, next_task, read_ints, tags
 
 
 class Call(NamedTuple):
@@ -32,7 +32,7 @@ class Call(NamedTuple):
     Attributes
     ----------
     words : address of the ``words`` of the `Blocking`
-    weights, bias : addresses of what `packing` wrote
+    weights, unbounded, bias : addresses of what `packing` wrote: `unbounded` of the word after the weights
     activation, slope : number in `finishing`, and address of its parameter in the type of the sums
     in_place : whether a block that touches no padding may be read where it lies
     scratch : address of ``b.scratch`` bytes for each thread, `scratch_step` apart
@@ -44,6 +44,7 @@ class Call(NamedTuple):
 
     words: int
     weights: int
+    unbounded: int
     bias: int
     activation: int
     slope: int
@@ -97,6 +98,8 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     fill_tap_table(
         x_taps, b, x_rows, b.d.dilation * x_strides[2], b.h.dilation * x_strides[3], b.w.dilation * x_strides[4]
     )
+    # A tap in the padding may be left out only if it adds zeros: not if its weight is infinite or NaN.
+    skips = b.skips and get_int(call.unbounded, 0) == 0
     unfinished = b.channel_blocks > 1 or activation != NO_ACTIVATION or out_strides[1] != b.itemsize or not b.copies
     prepared, inner, outer = -1, 0, 0
     while True:
@@ -157,7 +160,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
                     b.h.pixel_step * h_pitch,
                     b.w.pixel_step * w_pitch,
                 )
-                if b.skips:
+                if skips:
                     fill_reached_table(reached, b, box_rows, origin, low, high, stop)
         for block in range(first, last):
             vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
@@ -180,7 +183,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
                         vectors,
                         pixels + shift + p * 8,
                         count,
-                        reached + p * 8 if part == 1 and b.skips else 0,
+                        reached + p * 8 if part == 1 and skips else 0,
                         x_taps if part == 0 else box_taps,
                         x_rows if part == 0 else box_rows,
                         scratch + b.some_taps,

@@ -45,18 +45,23 @@ class _Crew:
 
     def _hire(self) -> None:
         number = len(self.bells)
-        bell, box = Event(), self.boxes + number * BOX_BYTES
+        bell, box, boxes = Event(), self.boxes + number * BOX_BYTES, self._boxes
 
         def work() -> None:
-            while True:
+            while boxes.size:
                 # Spinning beside a thread that waits for this processor would only delay it.
                 serve(box, _SPINS if get_num_threads() <= processors() else 1)
                 bell.wait()
                 bell.clear()
                 awake(box)
 
-        Thread(target=work, name=f"stridekit-{number}", daemon=True).start()
+        # First the bell: were the start interrupted, the next worker must not get the same mailbox.
         self.bells.append(bell)
+        try:
+            Thread(target=work, name=f"stridekit-{number}", daemon=True).start()
+        except RuntimeError:
+            self.bells.pop()
+            raise
 
 
 _crew: _Crew | None = None
@@ -87,17 +92,32 @@ def run(entry: int, job: np.ndarray, threads: int, *arrays: object) -> None:
     workers = min(crew.grow(threads - 1), threads - 1)
     ticket = np.array((entry, job.ctypes.data, 1, 0), np.int64)
     address = int(ticket.ctypes.data)
-    # Should an interrupt end this function early, a worker may still be at it: then all it uses has to stay.
+    # Until the last worker has ended all it uses has to stay, come what may: a signal handler can raise anywhere.
     _in_use[address] = (ticket, job, arrays)
-    asleep = offer(crew.boxes, len(crew.bells), address, workers)
-    while asleep:
-        lowest = asleep & -asleep
-        crew.bells[lowest.bit_length() - 1].set()
-        asleep ^= lowest
-    call(entry, job.ctypes.data, 0)
-    while not withdraw(crew.boxes, len(crew.bells), address):
-        time.sleep(0)
-    del _in_use[address]
+    try:
+        asleep = offer(crew.boxes, len(crew.bells), address, workers)
+        while asleep:
+            lowest = asleep & -asleep
+            crew.bells[lowest.bit_length() - 1].set()
+            asleep ^= lowest
+        call(entry, job.ctypes.data, 0)
+    finally:
+        _wait(crew, address)
+
+
+def _wait(crew: _Crew, ticket: int) -> None:
+    """Take a ticket back and wait for those who have begun; what interrupts this is raised once they have ended."""
+    interrupt: BaseException | None = None
+    while True:
+        try:
+            if withdraw(crew.boxes, len(crew.bells), ticket):
+                break
+            time.sleep(0)
+        except BaseException as error:
+            interrupt = error
+    _in_use.pop(ticket, None)
+    if interrupt is not None:
+        raise interrupt
 
 
 _in_use: dict[int, object] = {}

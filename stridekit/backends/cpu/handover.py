@@ -111,7 +111,7 @@ def serve(box: int, spins: int) -> None:
         idle = 0
         while idle < spins:
             ticket = _load(box + _JOB)
-            if ticket != 0 and _exchange(box + _JOB, ticket, ticket | 1):
+            if ticket != 0 and ticket & 1 == 0 and _exchange(box + _JOB, ticket, ticket | 1):
                 _call(_load(ticket + _ENTRY), _load(ticket + _ARGUMENT), _add(ticket + _NEXT, 1))
                 _store(box + _JOB, 0)
                 # The caller may free the ticket as soon as it has counted to 0.

@@ -16,6 +16,7 @@ from stridekit.backends.cpu.vector import (
     store,
     tags,
     transpose,
+    zero_products,
 )
 
 
@@ -53,6 +54,7 @@ class Packing(NamedTuple):
     ----------
     words : address of the ``words`` of the `Blocking`
     packed : address that is written
+    unbounded : address of a word that becomes 1 if a weight is infinite or NaN
     counter : address of the shared task counter
     flat : whether each filter's weights lie end to end
     weight, k, c, d, h, w : address of element (0, 0, 0, 0, 0) and strides in bytes
@@ -60,6 +62,7 @@ class Packing(NamedTuple):
 
     words: int
     packed: int
+    unbounded: int
     counter: int
     flat: int
     weight: int
@@ -107,6 +110,8 @@ def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
                 store(acc, target + lane * b.itemsize, load(tag, at + lane * strides[0]))
             for lane in range(filters, b.lanes):
                 store(acc, target + lane * b.itemsize, acc)
+        if zero_products(acc, start, row, positions * b.channels) != acc:
+            set_int(p.unbounded, 0, 1)
 
 
 def pack_weights(dtype: str) -> int:
@@ -130,6 +135,7 @@ def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: in
         for k in range(padded):
             at = packed + (group * padded + k) * b.itemsize
             if bias != 0 and k < b.filters:
-                store(acc, at, load(tag, bias + (group * b.filters + k) * stride))
+                # Plus zero: sums that begin with a negative zero would show which zeros are added to them.
+                store(acc, at, load(tag, bias + (group * b.filters + k) * stride) + acc)
             else:
                 store(acc, at, acc)

@@ -175,6 +175,29 @@ def copy_vectors(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @intrinsic
+def zero_products(typingctx: Any, acc: Any, address: Any, step: Any, count: Any) -> Any:
+    """Add up zero times each element of `count` vectors `step` bytes apart: 0, or NaN if one is infinite or NaN."""
+
+    def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        vector = ir.VectorType(_scalar(acc), lanes)
+        zeros = ir.Constant(vector, [0.0] * lanes)
+        total = cgutils.alloca_once_value(builder, zeros)
+        with cgutils.for_range(builder, args[3], intp=_INT64) as loop:
+            where = builder.add(args[1], builder.mul(loop.index, args[2]))
+            values = builder.load(_pointer(builder, where, vector), align=1)
+            builder.store(builder.fadd(builder.load(total), builder.fmul(values, zeros)), total)
+        found = builder.load(total)
+        while lanes > 1:
+            lanes //= 2
+            low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
+            found = builder.fadd(*(_shuffle(builder, found, found, half) for half in (low, high)))
+        return builder.extract_element(found, ir.Constant(_INT32, 0))
+
+    return acc(acc, types.int64, types.int64, types.int64), codegen
+
+
+@intrinsic
 def square(typingctx: Any, acc: Any) -> Any:
     """Return the address of room on the stack for a square of one vector's length, to be used in this function."""
 
