@@ -99,6 +99,29 @@ def test_many_callers_share_one_pool(four_threads: None) -> None:
     assert most[0] <= 3, "four threads are the caller's and three of the pool"
 
 
+def test_no_caller_is_starved_by_others(four_threads: None) -> None:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, 16, 40, 40), np.float32)
+    w = rng.standard_normal((32, 16, 3, 3), np.float32)
+    sk.conv2d(x, w, backend="cpu")
+    ready, calls = threading.Barrier(16), [0] * 16
+
+    def call(number: int) -> None:
+        ready.wait()
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            sk.conv2d(x, w, backend="cpu")
+            calls[number] += 1
+
+    callers = [threading.Thread(target=call, args=(number,)) for number in range(16)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert min(calls) > 0
+    assert min(calls) >= sum(calls) / 16 / 10, calls
+
+
 def test_sleeping_workers_are_woken_and_late_ones_are_not_missed(four_threads: None) -> None:
     rng = np.random.default_rng(2)
     x = rng.standard_normal((2, 16, 40, 40), np.float32)
