@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from stridekit.activation import Activation, ActivationArgument, parse_activation
@@ -134,10 +134,6 @@ class ConvProblem:
     def moved_bytes(self) -> int:
         """Bytes that any algorithm must move: each operand read once, the output written once."""
         return self.input_bytes + self.weight_bytes + self.bias_bytes + self.output_bytes
-
-    def with_batch(self, batch: int) -> ConvProblem:
-        """Return the same problem for another number of samples."""
-        return replace(self, batch=batch)
 
 
 def conv_problem(

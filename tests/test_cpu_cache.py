@@ -31,11 +31,11 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def fresh_module(folder: Path) -> ModuleType:
+def fresh_module(folder: Path, name: str = "tripling", source: str = SOURCE) -> ModuleType:
     """Import a module with one kernel anew, as a new process would."""
-    path = folder / "tripling.py"
-    path.write_text(SOURCE)
-    spec = importlib.util.spec_from_file_location("tripling", path)
+    path = folder / f"{name}.py"
+    path.write_text(source)
+    spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -120,21 +120,10 @@ def kind(value):
 
 def test_signatures_that_two_processes_compile_do_not_take_each_others_place(cache: Path, tmp_path: Path) -> None:
     """Two modules of one name stand for two processes that began with an empty cache."""
-    path = tmp_path / "pairing.py"
-    path.write_text(PAIR)
-
-    def load() -> ModuleType:
-        spec = importlib.util.spec_from_file_location("pairing", path)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-
-    first, second = load(), load()
+    first, second = (fresh_module(tmp_path, "pairing", PAIR) for _ in range(2))
     assert first.kind(1.5) == 3.0
     assert second.kind(2) == 4
-    third = load()
+    third = fresh_module(tmp_path, "pairing", PAIR)
     assert (third.kind(1.5), third.kind(2)) == (3.0, 4)
     assert sum(third.kind.stats.cache_hits.values()) == 2
 

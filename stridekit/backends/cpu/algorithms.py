@@ -17,7 +17,6 @@ from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
-_COUNTER_BYTES = 16
 _WORD_BYTES = 8
 
 
@@ -95,7 +94,7 @@ class _TileAlgorithm:
         _pack(problem.dtype, self._job(problem, device), weight, packed)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
-        """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
+        """Return the bytes of packed weights, bias, task counter and each thread's scratch."""
         return self._job(problem, device).layout(packed).nbytes
 
     def run(
@@ -109,9 +108,9 @@ class _TileAlgorithm:
         job = self._job(problem, device)
         b, packed, bias = job.blocking, operands.packed_weight, operands.bias
         base, offsets = workspace.ctypes.data, job.layout(packed is not None).offsets
-        counters, bias_row = base + offsets["counters"], base + offsets["bias"]
+        counter, bias_row = base + offsets["counter"], base + offsets["bias"]
         given = (0, 0) if bias is None else (bias.ctypes.data, bias.strides[0])
-        pack_bias(job.tag, job.acc, job.address, *given, bias_row, counters)
+        pack_bias(job.tag, job.acc, job.address, *given, bias_row, counter)
         if packed is not None:
             weights = packed.ctypes.data
         else:
@@ -128,7 +127,7 @@ class _TileAlgorithm:
             b.copies and b.multiplier == 1 and x.strides[1] == b.itemsize,
             base + offsets["scratch"],
             align(b.scratch),
-            counters,
+            counter,
             x.ctypes.data,
             *_strides(x),
             out.ctypes.data,
@@ -150,7 +149,7 @@ def _prepare(cut: Callable[[ConvProblem, CpuDevice], Blocking], problem: ConvPro
     if problem.activation is not None:
         activation, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
     regions = (
-        ("counters", _COUNTER_BYTES),
+        ("counter", _WORD_BYTES),
         ("bias", b.bias_elements * b.itemsize),
         ("scratch", b.workers * align(b.scratch)),
     )

@@ -125,11 +125,10 @@ def pack_weights(dtype: str) -> int:
 
 
 @kernel
-def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int, counters: int) -> None:
-    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros, and set both counters to 0."""
+def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int, counter: int) -> None:
+    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros; the task counter becomes 0."""
     b = read_blocking(words)
-    set_int(counters, 0, 0)
-    set_int(counters, 1, 0)
+    set_int(counter, 0, 0)
     padded = b.vectors * b.lanes
     for group in range(b.groups):
         for k in range(padded):
