@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from stridekit.errors import DtypeError, LayoutError, ShapeError
+from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
 
 Array: TypeAlias = Any
 """A NumPy or a CuPy array. CuPy is never imported to find out."""
@@ -37,6 +37,12 @@ def library_of(name: str, array: Array) -> str:
     came = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     hint = "" if array is None else f", such as numpy.asarray({name}, 'float32')"
     raise DtypeError(f"{name} is a {came}; wanted a NumPy array{hint}")
+
+
+def one_library_error(libraries: dict[str, str]) -> BackendUnavailableError:
+    """Return the error for arguments of several libraries, by their names."""
+    found = ", ".join(f"{name} is {library}'s" for name, library in libraries.items())
+    return BackendUnavailableError(f"{found}; nothing is copied between them silently: use one library")
 
 
 def plain(array: Array) -> Array:
@@ -151,7 +157,17 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ShapeError(f"{name} has shape {tuple(array.shape)}; wanted {shape}")
 
 
-def may_share_elements(array: np.ndarray) -> bool:
+def address(array: Array) -> int:
+    """Return where an array's first element lies, in its own memory."""
+    return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
+
+
+def writeable(array: Array) -> bool:
+    """Say whether an array can be written; CuPy's always can."""
+    return bool(array.flags.writeable) if isinstance(array, np.ndarray) else True
+
+
+def may_share_elements(array: Array) -> bool:
     """Say whether elements of one array can lie in the same memory: True unless its axes nest.
 
     Ordered by their steps, each axis must step over all that lies inside it; views and transposes of arrays do.
@@ -167,11 +183,21 @@ def may_share_elements(array: np.ndarray) -> bool:
     return False
 
 
-def overlaps(a: np.ndarray, b: np.ndarray) -> bool:
-    """Say whether two NumPy arrays share memory; True where that is too costly to tell."""
+def overlaps(a: Array, b: Array) -> bool:
+    """Say whether two arrays of one memory share any of it; True where that is too costly to tell."""
+    a, b = _on_paper(a), _on_paper(b)
     if not np.may_share_memory(a, b):
         return False
     try:
         return bool(np.shares_memory(a, b, max_work=10_000))  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         return True
+
+
+def _on_paper(array: Array) -> np.ndarray:
+    """Return a NumPy array at the same addresses, whatever memory they are of: to reason about, never to be read."""
+    if isinstance(array, np.ndarray):
+        return array
+    described = {"data": (address(array), True), "shape": array.shape, "strides": array.strides, "version": 3}
+    holder = type("Described", (), {"__array_interface__": {**described, "typestr": f"|V{array.itemsize}"}})
+    return np.asarray(holder())

@@ -14,10 +14,11 @@ from stridekit.arrays import (
     dtype_name,
     library_of,
     memory_order,
+    one_library_error,
     plain,
 )
 from stridekit.backends import load_backend
-from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
+from stridekit.errors import DtypeError, ShapeError
 from stridekit.padding import Padding
 from stridekit.planning import choose_backend, choose_plan
 from stridekit.problem import ConvProblem, conv_problem
@@ -215,7 +216,7 @@ def _conv(
     # Only arguments that are exactly ints, strings and tuples of them: True equals 1, but must not pass for it.
     problem = (_known_problem if _plain(arguments) else _problem)(bias is not None, *arguments)
     name, reason = choose_backend(backend, library)
-    plan = choose_plan(problem, layout, name, reason, load_backend(name).device())
+    plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
     return plan.execute(x, weight, bias, out=out)
 
 
@@ -223,8 +224,7 @@ def _one_library(arrays: dict[str, Array], optional: dict[str, Array | None]) ->
     given = arrays | {name: array for name, array in optional.items() if array is not None}
     libraries = {name: library_of(name, array) for name, array in given.items()}
     if len(set(libraries.values())) > 1:
-        found = ", ".join(f"{name} is {library}'s" for name, library in libraries.items())
-        raise BackendUnavailableError(f"{found}; nothing is copied between them silently: use one library")
+        raise one_library_error(libraries)
     return libraries["x"]
 
 

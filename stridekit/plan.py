@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -20,14 +21,17 @@ from stridekit.arrays import (
     may_share_elements,
     memory_order,
     numpy_dtype,
+    one_library_error,
     overlaps,
     plain,
+    writeable,
 )
-from stridekit.backends import Algorithm, Device, Operands, algorithms_of
-from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
+from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
+from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
+from stridekit.memory import Memory
 from stridekit.problem import ConvProblem
-from stridekit.tiling import Schedule
+from stridekit.tiling import Schedule, whole_units
 from stridekit.tiling import schedule as tiled
 
 _UINT8 = np.dtype(np.uint8)
@@ -46,7 +50,7 @@ class Candidate:
 class PackedWeight:
     """Weights in an algorithm's own order, made by `Plan.pack`; good for every plan of the same `packing`."""
 
-    buffer: np.ndarray
+    buffer: Array
     algorithm: str
     packing: tuple[object, ...]
 
@@ -118,21 +122,26 @@ class Plan:
         """Bytes of workspace that `execute` allocates, with weights as given or from `pack`."""
         if self.problem.batch == 0:
             return 0
-        return self._algorithm.workspace(self.problem, self.device, packed=packed)
+        return whole_units(self._algorithm.workspace(self.problem, self.device, packed=packed), self.device)
 
-    def schedule(self, *, packed: bool = False, out_given: bool = False) -> Schedule:
+    def schedule(self, *, packed: bool = False, out_given: bool = False, limit: int | None = None) -> Schedule:
         """Decide how `execute` runs within what is left of the budget: whole, or in tiles.
+
+        Parameters
+        ----------
+        limit : int, optional
+            Bytes, where there is less than the budget allows.
 
         Raises
         ------
         VramBudgetError
             With the smallest budget that works, if none does.
         """
-        limit = vram.remaining()
-        if limit is None or self.problem.batch == 0:
+        bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
+        if not bounds or self.problem.batch == 0:
             return Schedule(self.device, (), 0, self.workspace_bytes(packed=packed))
-        output = 0 if out_given else self.problem.output_bytes
-        return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=limit)
+        output = 0 if out_given else whole_units(self.problem.output_bytes, self.device)
+        return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=min(bounds))
 
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
@@ -143,9 +152,13 @@ class Plan:
         ----------
         weight : array, shape (K, C / groups, \\*kernel)
         """
-        self._check_operand("weight", weight, self.problem.weight_shape)
-        buffer = vram.allocate((self.packed_bytes,), _UINT8)
-        self._algorithm.pack(self.problem, self.device, plain(weight), buffer)
+        with self._memory.entered():
+            self._check_operand("weight", weight, self.problem.weight_shape)
+            given = plain(weight)
+            if not self._memory.resident(given):
+                given = self._upload(given)
+            buffer = vram.allocate((self.packed_bytes,), _UINT8, self._memory)
+            self._algorithm.pack(self.problem, self.device, given, buffer)
         return PackedWeight(buffer, self.algorithm, self._algorithm.packing(self.problem, self.device))
 
     def execute(
@@ -176,20 +189,71 @@ class Plan:
         VramBudgetError
             If not even small tiles fit into `stridekit.vram.budget`; nothing has been allocated then.
         """
-        problem = self.problem
-        self._check_operand("x", x, self._input_shape)
-        source = channels_first_view(plain(x), self._channels_last)
-        self._check_memory_order(source)
-        operands = self._operands(source, weight, bias)
-        schedule = self.schedule(packed=operands.packed_weight is not None, out_given=out is not None)
-        if out is None:
+        with self._memory.entered():
+            self._check_one_library({"x": x, "weight": weight, "bias": bias, "out": out})
+            self._check_operand("x", x, self._input_shape)
+            source = channels_first_view(plain(x), self._channels_last)
+            self._check_memory_order(source)
+            operands = self._operands(source, weight, bias)
+            if out is not None:
+                self._check_out(out, operands)
+            if not all(self._memory.resident(array) for array in _arrays(operands, out)):
+                return self._execute_from_host(operands, out)
+            target = None if out is None else channels_first_view(plain(out), self._channels_last)
+            result = self._execute(operands, target)
+        return layout_view(result, self._channels_last) if out is None else out
+
+    def _execute(self, operands: Operands, target: Array | None) -> Array:
+        """Run on arrays that live where the plan runs."""
+        try:
+            return self._attempt(operands, target, None)
+        except VramBudgetError:
+            raise
+        except MemoryError:
+            free = self._memory.free_bytes()
+            if free is None:
+                raise
+        # Less is free than was planned for: once more within what there is, in the same bits.
+        try:
+            return self._attempt(operands, target, free)
+        except VramBudgetError as error:
+            raise VramBudgetError(f"{self.device.name} has {free} bytes free: {error}") from None
+        except MemoryError as error:
+            raise VramBudgetError(f"{self.device.name} has {free} bytes free, in pieces too small: {error}") from None
+
+    def _attempt(self, operands: Operands, target: Array | None, limit: int | None) -> Array:
+        packed = operands.packed_weight is not None
+        schedule = self.schedule(packed=packed, out_given=target is not None, limit=limit)
+        if target is None:
             target = self._allocate_output()
-        else:
-            self._check_out(out, operands)
-            target = channels_first_view(plain(out), self._channels_last)
-        if problem.batch:
-            self._run(schedule, operands, vram.allocate((schedule.workspace_bytes,), _UINT8), target)
-        return layout_view(target, self._channels_last) if out is None else out
+        if self.problem.batch:
+            workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory)
+            self._run(schedule, operands, workspace, target)
+        return target
+
+    def _execute_from_host(self, operands: Operands, out: Array | None) -> Array:
+        """Copy NumPy operands to the device, run there, and copy the result back."""
+        on_device = Operands(
+            self._upload(operands.input),
+            None if operands.weight is None else self._upload(operands.weight),
+            operands.packed_weight,
+            None if operands.bias is None else self._upload(operands.bias),
+        )
+        last = self.problem.memory_order == "channels_last"
+        stored = layout_view(self._execute(on_device, None), last)
+        result = layout_view(channels_first_view(self._memory.download(stored), last), self._channels_last)
+        if out is None:
+            return result
+        out[...] = result
+        return out
+
+    def _upload(self, array: np.ndarray) -> Array:
+        """Copy an operand to the device, the input in the plan's memory order."""
+        last = self.problem.memory_order == "channels_last" and array.shape == self.problem.input_shape
+        stored = np.ascontiguousarray(layout_view(array, last))
+        target = vram.allocate(stored.shape, stored.dtype, self._memory)
+        self._memory.upload(target, stored)
+        return channels_first_view(target, last)
 
     def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
         algorithm, device = self._algorithm, schedule.device
@@ -231,6 +295,9 @@ class Plan:
         if not isinstance(weight, PackedWeight):
             self._check_operand("weight", weight, problem.weight_shape)
             return Operands(source, plain(weight), None, bias)
+        refused = self._memory.refuses(weight.buffer) if self._memory.resident(weight.buffer) else ""
+        if refused:
+            raise LayoutError(f"packed weight {refused}")
         packing = self._algorithm.packing(problem, self.device)
         if (weight.algorithm, weight.packing) != (self.algorithm, packing):
             raise LayoutError(
@@ -239,11 +306,29 @@ class Plan:
             )
         return Operands(source, None, weight.buffer, bias)
 
+    @property
+    def _memory(self) -> Memory:
+        return memory_of(self.backend, self.device)
+
+    def _check_one_library(self, named: dict[str, Any]) -> None:
+        """Raise unless all arrays given are of one library; packed weights are of the plan's own memory anyway."""
+        kinds = {
+            name: library_of(name, array)
+            for name, array in named.items()
+            if array is not None and not isinstance(array, PackedWeight)
+        }
+        if len(set(kinds.values())) > 1:
+            raise one_library_error(kinds)
+
     def _check_operand(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
-        if library_of(name, array) != "numpy":
+        library = library_of(name, array)
+        if library != "numpy" and library != self._memory.library:
             raise BackendUnavailableError(
                 f"{name} is a CuPy array, the plan runs on {self.device.name}; use NumPy arrays"
             )
+        refused = self._memory.refuses(array) if library == self._memory.library else ""
+        if refused:
+            raise LayoutError(f"{name} {refused}")
         dtype = dtype_name(name, array)
         if dtype != self.problem.dtype:
             raise DtypeError(
@@ -261,7 +346,7 @@ class Plan:
 
     def _check_out(self, out: Array, operands: Operands) -> None:
         self._check_operand("out", out, self.output_shape)
-        if not out.flags.writeable:
+        if not writeable(out):
             raise LayoutError("out is read-only; give an array that can be written")
         packed = operands.packed_weight
         named = {"x": operands.input, "weight": operands.weight if packed is None else packed, "bias": operands.bias}
@@ -274,5 +359,10 @@ class Plan:
     def _allocate_output(self) -> Array:
         problem = self.problem
         last = problem.memory_order == "channels_last"
-        stored = vram.allocate(layout_shape(problem.output_shape, last), numpy_dtype(problem.dtype))
+        stored = vram.allocate(layout_shape(problem.output_shape, last), numpy_dtype(problem.dtype), self._memory)
         return channels_first_view(stored, last)
+
+
+def _arrays(operands: Operands, out: Array | None) -> list[Array]:
+    given = (operands.input, operands.weight, operands.bias, out)
+    return [array for array in given if array is not None]

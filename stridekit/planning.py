@@ -44,7 +44,7 @@ def plan_conv(
     activation: ActivationArgument = None,
     precision: str = "ieee",
     direction: str = "forward",
-    device: Device | None = None,
+    device: Device | str | None = None,
     backend: str = "auto",
 ) -> Plan:
     """Decide how to run a convolution, before there is any array.
@@ -65,8 +65,8 @@ def plan_conv(
         Whether a bias will be added.
     direction : {"forward"}
         What is computed.
-    device : Device, optional
-        Default: the backend's own.
+    device : Device or str, optional
+        Default: the backend's own. A name such as ``"H200"`` plans for a card that need not be here.
     backend : {"auto", "cuda", "cpu", "reference"}
 
     Returns
@@ -114,6 +114,12 @@ def plan_conv(
         activation=activation,
         precision=precision,
     )
+    if isinstance(device, str):
+        from stridekit.backends.cuda import profile
+
+        if backend not in ("auto", "cuda"):
+            raise BackendUnavailableError(f"device is the CUDA profile {device!r} and backend {backend!r}; use 'cuda'")
+        return choose_plan(problem, layout, "cuda", f"asked for the profile {device}", profile(device))
     name, reason = choose_backend(backend, "numpy")
     return choose_plan(problem, layout, name, reason, load_backend(name).device() if device is None else device)
 
@@ -168,7 +174,9 @@ def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: 
         reasons = "; ".join(f"{c.algorithm}: {c.excluded}" for c in candidates)
         raise BackendUnavailableError(f"backend {backend!r} has no algorithm for this problem ({reasons})")
     best = min(legal, key=lambda candidate: candidate.cost)
-    why = [f"{backend}: {reason}", f"{best.algorithm}: modelled at {_seconds(best.cost)}"]
+    detail = algorithms_of(backend)[best.algorithm].detail(problem, device)
+    taken = f"{best.algorithm} ({detail})" if detail else best.algorithm
+    why = [f"{backend}: {reason}", f"{taken}: modelled at {_seconds(best.cost)}"]
     why.extend(
         f"not {other.algorithm}: {other.excluded or 'modelled at ' + _seconds(other.cost)}"
         for other in candidates

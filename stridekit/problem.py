@@ -38,6 +38,9 @@ class ConvProblem:
         Whether a bias is added.
     activation : Activation or None
         What the output goes through last.
+    cut_from : int or None
+        Output pixels of a sample of the problem that this is a tile of: what fixes the order of a reduction, so that
+        tiles give the same bits as the whole.
     """
 
     direction: str
@@ -52,6 +55,7 @@ class ConvProblem:
     memory_order: str
     bias: bool
     activation: Activation | None
+    cut_from: int | None = None
 
     @cached_property
     def _hash(self) -> int:
@@ -84,6 +88,11 @@ class ConvProblem:
     def output_pixels(self) -> int:
         """Output positions of one sample and channel."""
         return math.prod(self.geometry.output_size)
+
+    @property
+    def sample_pixels(self) -> int:
+        """Output positions of one sample and channel of the whole, of which this may be a tile."""
+        return self.output_pixels if self.cut_from is None else self.cut_from
 
     @cached_property
     def input_shape(self) -> tuple[int, ...]:

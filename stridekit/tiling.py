@@ -52,7 +52,7 @@ class Schedule:
 def schedule(
     problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool, output_bytes: int, limit: int | None
 ) -> Schedule:
-    """Take the largest tiles whose workspace, beside `output_bytes`, stays within `limit` bytes.
+    """Take the fastest way whose workspace, beside `output_bytes`, stays within `limit` bytes.
 
     Raises
     ------
@@ -71,20 +71,25 @@ def schedule(
     )
 
 
+def whole_units(nbytes: int, device: Device) -> int:
+    """Round bytes up to what an allocation in the device's memory takes."""
+    return -(-nbytes // device.granularity) * device.granularity
+
+
 def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool) -> Iterator[Schedule]:
-    """Yield schedules from the fastest on: all threads, one thread, then ever smaller tiles."""
+    """Yield schedules from the fastest on: as planned, on the frugal device, then in ever smaller tiles."""
     everything = (slice(None),) * (problem.rank + 2)
     whole = (Tile(problem, everything, everything),)
     frugal = device.frugal()
     for each in dict.fromkeys((device, frugal)):
-        yield Schedule(each, whole, 0, algorithm.workspace(problem, each, packed=packed))
+        yield Schedule(each, whole, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
     packing = 0 if packed else align(algorithm.packed_bytes(problem, frugal))
     for batch, rows in _tile_sizes(problem):
         tiles = _tiles(problem, batch, rows)
         if tiles:
             # Weights packed for the whole serve every tile: their order is a matter of channels and taps alone.
             largest = max(algorithm.workspace(tile.problem, frugal, packed=True) for tile in tiles)
-            yield Schedule(frugal, tiles, packing, packing + largest)
+            yield Schedule(frugal, tiles, packing, whole_units(packing + largest, frugal))
 
 
 def _tile_sizes(problem: ConvProblem) -> Iterator[tuple[int, int]]:
@@ -117,7 +122,7 @@ def _tiles(problem: ConvProblem, batch: int, rows: int) -> tuple[Tile, ...]:
             geometry = ConvGeometry((part, *others))
             tiles.append(
                 Tile(
-                    replace(problem, batch=samples.stop - n, geometry=geometry),
+                    replace(problem, batch=samples.stop - n, geometry=geometry, cut_from=problem.sample_pixels),
                     (samples, slice(None), slice(low, high), *rest),
                     (samples, slice(None), slice(first, last), *rest),
                 )

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stridekit.arrays import Array
 from stridekit.errors import ShapeError, VramBudgetError
-from stridekit.workspace import ALIGNMENT
+from stridekit.memory import HOST, Memory
 
 if TYPE_CHECKING:
     from stridekit.plan import Plan
@@ -110,18 +111,24 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     >>> sk.vram.estimate(plan).output
     32768
     """
-    problem = plan.problem
+    problem, unit = plan.problem, plan.device.granularity
     workspace = plan.schedule(packed=packed, out_given=out_given).workspace_bytes
-    weight = plan.packed_bytes if packed else problem.weight_bytes
-    output = problem.output_bytes
+    parts = (
+        problem.input_bytes,
+        plan.packed_bytes if packed else problem.weight_bytes,
+        problem.bias_bytes,
+        problem.output_bytes,
+        workspace,
+    )
+    operand, weight, bias, output, scratch = (-(-nbytes // unit) * unit for nbytes in parts)
     return VramUsage(
-        input=problem.input_bytes,
+        input=operand,
         weight=weight,
-        bias=problem.bias_bytes,
+        bias=bias,
         output=output,
-        workspace=workspace,
-        allocated=workspace + (0 if out_given else output),
-        peak=problem.input_bytes + weight + problem.bias_bytes + output + workspace,
+        workspace=scratch,
+        allocated=scratch + (0 if out_given else output),
+        peak=operand + weight + bias + output + scratch,
     )
 
 
@@ -216,16 +223,15 @@ def _bytes(limit: int | str) -> int:
     return int(number * _UNITS[unit])
 
 
-def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
-    """Allocate a NumPy array on a cache line and tell every `track` block around.
+def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], memory: Memory = HOST) -> Array:
+    """Allocate an array in `memory`, on a cache line, and tell every `track` block around.
 
-    The only allocation that execution makes. NumPy's own begin on any 16 bytes, so that every vector load would
-    cross a line: a third of a depthwise layer's time. The 64 bytes that this takes are not counted, as malloc's own
-    are not.
+    The only allocation that execution makes. Whole units of the memory are counted: those that its pool takes.
     """
-    nbytes = math.prod(shape) * dtype.itemsize
+    exact = math.prod(shape) * dtype.itemsize
+    nbytes = -(-exact // memory.granularity) * memory.granularity
     if nbytes == 0:
-        return np.empty(shape, dtype)
+        return memory.empty(0)[1].view(dtype).reshape(shape)
     with _counting:
         left = remaining()
         if left is not None and nbytes > left:
@@ -233,11 +239,11 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
         for usage in _trackers.get():
             usage._add(nbytes)
     try:
-        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        owner, flat = memory.empty(nbytes)
     except BaseException:
         for usage in _trackers.get():
             usage._add(-nbytes)
         raise
     for usage in _trackers.get():
-        weakref.finalize(buffer, usage._add, -nbytes).atexit = False
-    return np.ndarray(shape, dtype, buffer, -buffer.ctypes.data % ALIGNMENT)
+        weakref.finalize(owner, usage._add, -nbytes).atexit = False
+    return flat[:exact].view(dtype).reshape(shape)

@@ -17,7 +17,12 @@ import numpy as np
 
 import stridekit as sk
 from stridekit.backends import unavailable
+from tests.emulator import use_emulator
+from tests.emulator.building import why_not
+from tests.emulator.machine import SCHEDULES
 
+# No tests: its modules are tests.emulator's, and would be imported here under another name.
+collect_ignore = ["emulator"]
 BACKENDS = ("reference", "cpu", "cuda")
 SEED = int(os.environ.get("STRIDEKIT_TEST_SEED", "0"))
 _seeds: pytest.StashKey[int] = pytest.StashKey()
@@ -30,6 +35,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("stridekit")
 
 
+EMULATED = pytest.param(
+    "cuda",
+    marks=[pytest.mark.emulator, pytest.mark.skipif(bool(why_not()), reason=f"cuda, emulated: {why_not()}")],
+    id="cuda-emulated",
+)
+
+
 def runnable(names: tuple[str, ...] = BACKENDS) -> list[Any]:
     """Return pytest parameters, one a backend; one that cannot run here skips with its own reason."""
     return [
@@ -38,10 +50,15 @@ def runnable(names: tuple[str, ...] = BACKENDS) -> list[Any]:
     ]
 
 
-@pytest.fixture(params=runnable(("reference", "cpu")))
-def backend(request: pytest.FixtureRequest) -> str:
-    """Each backend in turn."""
-    return str(request.param)
+@pytest.fixture(params=[*runnable(("reference", "cpu")), EMULATED])
+def backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend in turn; cuda on the emulator, each test under the next of its schedules."""
+    if request.param != "cuda":
+        yield str(request.param)
+        return
+    schedule = SCHEDULES[zlib.crc32(request.node.nodeid.encode()) % len(SCHEDULES)]
+    with use_emulator(schedule=schedule):
+        yield "cuda"
 
 
 @pytest.fixture

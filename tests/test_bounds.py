@@ -42,7 +42,9 @@ def plans_of(case: Case) -> dict[str, object]:
     return found
 
 
-def allocate_guarded(stack: ExitStack, at_end: bool, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+def allocate_guarded(
+    stack: ExitStack, at_end: bool, shape: tuple[int, ...], dtype: np.dtype[Any], memory: object
+) -> np.ndarray:
     """Stand in for `stridekit.vram.allocate`."""
     poison = np.full(math.prod(shape) * dtype.itemsize, 0xFF, np.uint8)
     return stack.enter_context(guarded(poison.view(dtype).reshape(shape), at_end=at_end))

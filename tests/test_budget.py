@@ -64,8 +64,8 @@ def test_a_large_image_runs_in_a_fraction_of_the_workspace(backend: str) -> None
 
 
 def test_out_stays_as_it_was_when_the_budget_is_too_small(backend: str) -> None:
-    x, weight = np.ones((1, 4, 20, 20), np.float32), np.ones((4, 4, 3, 3), np.float32)
-    out = np.full((1, 4, 18, 18), 7, np.float32)
+    x, weight = np.ones((1, 256, 66, 66), np.float32), np.ones((256, 256, 3, 3), np.float32)
+    out = np.full((1, 256, 64, 64), 7, np.float32)
     with pytest.raises(MemoryError, match="smallest that works"), sk.vram.budget(64):
         sk.conv2d(x, weight, out=out, backend=backend)
     assert (out == 7).all()

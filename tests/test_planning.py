@@ -15,7 +15,7 @@ from curated import CURATED
 from oracle import assert_same_bits
 
 import stridekit as sk
-from stridekit.backends import load_backend
+from stridekit.backends import load_backend, unavailable
 from stridekit.planning import choose_plan
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
@@ -150,8 +150,9 @@ def test_an_explicit_backend_never_falls_back(monkeypatch: pytest.MonkeyPatch) -
         PLAIN.run((x, weight, bias), backend="cpu")
     with pytest.raises(sk.BackendUnavailableError, match="Numba is broken"), sk.use_backend("cpu"):
         pass
-    with pytest.raises(sk.BackendUnavailableError, match="CUDA"):
-        PLAIN.run((x, weight, bias), backend="cuda")
+    if unavailable("cuda"):
+        with pytest.raises(sk.BackendUnavailableError, match=r"'cuda' cannot run here: .*(install|driver|device)"):
+            PLAIN.run((x, weight, bias), backend="cuda")
 
 
 def test_auto_falls_to_the_reference_where_numba_cannot_run_and_warns_once(
@@ -269,7 +270,7 @@ def test_packed_weights_serve_only_plans_of_their_own_packing(backend: str) -> N
     if backend == "cpu":
         with pytest.raises(sk.LayoutError, match="pack"):
             plan.execute(x, wide.plan(backend).pack(wide.arrays().weight), bias)
-    other_backend = {"cpu": "reference", "reference": "cpu"}[backend]
+    other_backend = {"cpu": "reference"}.get(backend, "cpu")
     with pytest.raises(sk.LayoutError, match="pack"):
         plan.execute(x, PLAIN.plan(other_backend).pack(weight), bias)
 

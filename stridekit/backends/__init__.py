@@ -11,18 +11,13 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
-import numpy as np
-
 from stridekit.arrays import Array
 from stridekit.errors import BackendUnavailableError
+from stridekit.memory import Memory
 from stridekit.problem import ConvProblem
 
 BACKEND_NAMES = ("cuda", "cpu", "reference")
-_MODULES = {"cpu": "stridekit.backends.cpu", "reference": "stridekit.backends.reference"}
-_NO_CUDA = (
-    "this version of stridekit has no CUDA kernels yet; NumPy arrays run with backend='cpu', and "
-    "cupy.asnumpy(array) makes one of a CuPy array"
-)
+_MODULES = {name: f"stridekit.backends.{name}" for name in BACKEND_NAMES}
 
 
 class Device(Protocol):
@@ -35,6 +30,10 @@ class Device(Protocol):
     @property
     def description(self) -> str:
         """The device in words: model, threads, vector width."""
+
+    @property
+    def granularity(self) -> int:
+        """Bytes: every allocation in its memory takes a whole multiple."""
 
     def frugal(self) -> Device:
         """Return the same device with as little workspace as gives the same bits."""
@@ -74,19 +73,22 @@ class Algorithm(Protocol):
     def cost(self, problem: ConvProblem, device: Any) -> float:
         """Return the modelled time in seconds; only the order among algorithms matters."""
 
+    def detail(self, problem: ConvProblem, device: Any) -> str:
+        """Return what else was decided, in words: tile, splits; or ``""``."""
+
     def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
         """Return what the order of packed weights depends on; equal packings are interchangeable."""
 
     def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
         """Return the bytes of the weights in the algorithm's own order."""
 
-    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: np.ndarray) -> None:
+    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
         """Write `weight` into `packed` (uint8, `packed_bytes` long) in the algorithm's own order."""
 
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of workspace, less if the weights come packed."""
 
-    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: np.ndarray, out: Array) -> None:
+    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`, a view ``(N, K, *spatial)`` in any memory order."""
 
 
@@ -98,8 +100,11 @@ class Backend(Protocol):
     def unavailable(self) -> str:
         """Return ``""`` if it can run here, else why not and how to get it."""
 
-    def device(self) -> Device:
-        """Return the device at hand."""
+    def device(self, array: Array = None) -> Device:
+        """Return the device on which `array` lies, or the one at hand."""
+
+    def memory(self, device: Any) -> Memory:
+        """Return the memory of a device."""
 
     def versions(self) -> dict[str, str]:
         """Return the versions of the libraries that it runs on."""
@@ -139,12 +144,13 @@ def load_backend(name: str) -> Backend:
 @lru_cache(maxsize=len(BACKEND_NAMES))
 def algorithms_of(name: str) -> dict[str, Algorithm]:
     """Return the algorithms of the backend called `name`, by their names."""
-    return {algorithm.name: algorithm for algorithm in load_backend(name).ALGORITHMS}
+    # A profile is planned for where no such device is: this must not ask whether the backend can run here.
+    return {algorithm.name: algorithm for algorithm in _import(name).ALGORITHMS}
 
 
 def unavailable(name: str) -> str:
     """Return why the backend called `name` cannot run here and how to get it, or ``""``."""
-    return _import(name).unavailable() if name in _MODULES else _NO_CUDA
+    return _import(name).unavailable()
 
 
 def backend_status() -> list[BackendStatus]:
@@ -173,6 +179,11 @@ def preferred_backend() -> tuple[str, str]:
     raise BackendUnavailableError("no backend can run here")
 
 
+def memory_of(name: str, device: Device) -> Memory:
+    """Return the memory in which the backend called `name` runs on `device`."""
+    return _import(name).memory(device)
+
+
 def backend_for(library: str) -> tuple[str, str]:
     """Choose where an array lives: the backend's name and the reason in words."""
     if library == "cupy":
@@ -190,6 +201,7 @@ def _warn_of_reference(reason: str) -> None:
     warnings.warn(message, RuntimeWarning, stacklevel=5)
 
 
+@cache
 def _import(name: str) -> Backend:
     module: Any = importlib.import_module(_MODULES[name])
     return module  # type: ignore[no-any-return]

@@ -19,6 +19,7 @@ import numpy as np
 
 from stridekit.activation import apply_activation
 from stridekit.backends import Algorithm, Operands
+from stridekit.memory import HOST, Memory
 from stridekit.padding import PADDING_MODES, source_index
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout
@@ -31,6 +32,7 @@ class ReferenceDevice:
     """NumPy on one thread."""
 
     name: str = "reference"
+    granularity = 1
     description: str = "NumPy in float64, one thread"
 
     def frugal(self) -> ReferenceDevice:
@@ -50,6 +52,10 @@ class SlidingTaps:
     def cost(self, problem: ConvProblem, device: ReferenceDevice) -> float:
         """Return seconds at about 1 GFLOP/s, what einsum reaches on one core."""
         return problem.flops / 1e9
+
+    def detail(self, problem: ConvProblem, device: ReferenceDevice) -> str:
+        """Return ``""``: there is nothing else to decide."""
+        return ""
 
     def packing(self, problem: ConvProblem, device: ReferenceDevice) -> tuple[object, ...]:
         """Packed weights are the weights in float64."""
@@ -150,9 +156,14 @@ def unavailable() -> str:
     return ""
 
 
-def device() -> ReferenceDevice:
+def device(array: Any = None) -> ReferenceDevice:
     """Return the one device there is."""
     return ReferenceDevice()
+
+
+def memory(device: ReferenceDevice) -> Memory:
+    """Return main memory."""
+    return HOST
 
 
 def versions() -> dict[str, str]:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
 
 from stridekit import vram
+from stridekit.arrays import Array
+from stridekit.backends import memory_of
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
+from stridekit.memory import Memory, uploaded
 from stridekit.plan import PackedWeight, Plan
 
 Stride: TypeAlias = tuple[int, ...]
@@ -32,8 +35,10 @@ class StrideRun:
     ----------
     plan : Plan
     packed : PackedWeight
+    pixels : array, shape (N, C, H, W)
+        The input, where the plan runs.
     output : array, shape (N, K, P, Q)
-        The response, written anew by every execution.
+        The response, there too, written anew by every execution.
     peak_bytes : int
         Measured in the first execution, which allocates its own output; operands included.
     seconds : list of float
@@ -42,9 +47,20 @@ class StrideRun:
 
     plan: Plan
     packed: PackedWeight
-    output: np.ndarray
+    pixels: Array
+    output: Array
     peak_bytes: int
     seconds: list[float] = field(default_factory=list)
+
+    @property
+    def memory(self) -> Memory:
+        """Where the plan runs."""
+        return memory_of(self.plan.backend, self.plan.device)
+
+    @property
+    def response(self) -> np.ndarray:
+        """The output as a NumPy array."""
+        return self.output if isinstance(self.output, np.ndarray) else self.memory.download(self.output)
 
 
 def warm_up(
@@ -52,19 +68,21 @@ def warm_up(
 ) -> dict[Stride, StrideRun]:
     """Run each plan once: this compiles, and measures the memory of a call that allocates its own output."""
     runs = {}
+    first = next(iter(plans.values()))
+    pixels = uploaded(pixels, memory_of(first.backend, first.device))
     for number, (stride, plan) in enumerate(plans.items()):
         report(f"first run, stride {format_stride(stride)}", number, len(plans))
         packed = plan.pack(weight)
         with vram.track() as usage:
             output = plan.execute(pixels, packed)
-        runs[stride] = StrideRun(plan, packed, output, pixels.nbytes + packed.nbytes + usage.peak)
+        runs[stride] = StrideRun(plan, packed, pixels, output, pixels.nbytes + packed.nbytes + usage.peak)
     report("first runs", len(plans), len(plans))
     return runs
 
 
 def spectra_of(runs: dict[Stride, StrideRun], dtype: str, report: Progress) -> tuple[np.ndarray, np.ndarray]:
     """Energy (filters,) and energy beyond each stride's limits (strides, filters), summed over the batch."""
-    response = runs[BASELINE].output
+    response = runs[BASELINE].response
     batch, filters = response.shape[:2]
     try:
         total, beyond = spectral_energy(
@@ -75,16 +93,15 @@ def spectra_of(runs: dict[Stride, StrideRun], dtype: str, report: Progress) -> t
     return total.reshape(batch, filters).sum(0), beyond.reshape(len(runs), batch, filters).sum(1)
 
 
-def take_turns(runs: dict[Stride, StrideRun], pixels: np.ndarray, repeats: int | None, report: Progress) -> int:
+def take_turns(runs: dict[Stride, StrideRun], repeats: int | None, report: Progress) -> int:
     """Time the strides round-robin; return the number of rounds."""
     rounds = 1 if repeats is None else repeats
     done = 0
     while done < rounds:
         for run in runs.values():
-            start = time.perf_counter()
             # Into the output of the warm-up: else the page faults of fresh memory would be timed, not the convolution.
-            run.plan.execute(pixels, run.packed, out=run.output)
-            run.seconds.append(time.perf_counter() - start)
+            execute = partial(run.plan.execute, run.pixels, run.packed, out=run.output)
+            run.seconds.append(run.memory.seconds(execute))
         done += 1
         if repeats is None and done == 1:
             once = sum(run.seconds[0] for run in runs.values())

@@ -126,7 +126,7 @@ def compare_strides(
     runs = warm_up(plans, pixels, bank.weight, report)
     # The spectrum comes before the clock: it is where a response that overflowed its dtype is found.
     total, beyond = spectra_of(runs, dtype, report)
-    rounds = take_turns(runs, pixels, repeats, report)
+    rounds = take_turns(runs, repeats, report)
     rows = {stride: _row(stride, runs, total, beyond[number]) for number, stride in enumerate(runs)}
     baseline = rows[BASELINE]
     chosen = tuple(rows[stride] for stride in asked)
@@ -268,7 +268,7 @@ def _pictures(pixels: np.ndarray, runs: dict[Stride, StrideRun], shares: np.ndar
     places = np.linspace(0, len(order) - 1, min(SHOWN_FILTERS, len(order))).round().astype(int)
     shown = tuple(int(order[place]) for place in places)
     maps = {
-        stride: FeatureMap(run.output[0, list(shown)].astype(np.float32), run.plan.geometry)
+        stride: FeatureMap(run.response[0, list(shown)].astype(np.float32), run.plan.geometry)
         for stride, run in runs.items()
     }
     return Pictures(pixels[0], shown, maps)

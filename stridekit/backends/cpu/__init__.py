@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib.metadata
 from functools import cache
 
+from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
+from stridekit.memory import HOST, Memory
 
 ALGORITHMS: tuple[Algorithm, ...] = (LanewiseTile(), BroadcastTile())
 
@@ -23,6 +25,11 @@ def unavailable() -> str:
     return ""
 
 
+def memory(device: CpuDevice) -> Memory:
+    """Return main memory."""
+    return HOST
+
+
 def versions() -> dict[str, str]:
     """Return the versions of Numba and llvmlite."""
     return {name: importlib.metadata.version(name) for name in ("numba", "llvmlite")}
@@ -30,6 +37,4 @@ def versions() -> dict[str, str]:
 
 def cache_dir() -> str | None:
     """Return the folder of compiled code."""
-    from stridekit.backends.cpu.compiling import cache_dir
-
-    return str(cache_dir())
+    return str(caching.cache_dir())

@@ -80,6 +80,11 @@ class _TileAlgorithm:
         gathered = b.multiplier * problem.batch * math.prod(problem.geometry.input_size) * b.vectors
         return (products + 4 * gathered * b.lanewise) / (_VECTORS_PER_SECOND * device.threads)
 
+    def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
+        """Say how wide the tile is."""
+        b = self.blocking(problem, device)
+        return f"{b.tile_vectors} vectors of {b.lanes} filters"
+
     def packing(self, problem: ConvProblem, device: CpuDevice) -> tuple[object, ...]:
         """Return shape, groups, type, tile and channel block: what the order of packed weights depends on."""
         b = self.blocking(problem, device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
-import tempfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -23,26 +22,7 @@ from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
 
 from stridekit.backends.cpu.processor import host
-
-_DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-def cache_dir() -> Path:
-    """Return the folder of compiled code: STRIDEKIT_CACHE_DIR, or ``stridekit`` in the user's cache folder."""
-    own = os.environ.get("STRIDEKIT_CACHE_DIR")
-    if own:
-        return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    try:
-        return (Path(base) if base else Path.home() / ".cache") / "stridekit"
-    except RuntimeError:
-        return _private_folder()
-
-
-@cache
-def _private_folder() -> Path:
-    """Make a folder for this process alone: a user without a home; what others can write must not be loaded."""
-    return Path(tempfile.mkdtemp(prefix="stridekit-"))
+from stridekit.caching import cache_dir, sealed, unsealed
 
 
 @cache
@@ -86,12 +66,11 @@ class _CheckedFile(caching.IndexDataCacheFile):  # type: ignore[misc]
             stored = Path(path).read_bytes()
         except OSError:
             return None
-        content = stored[_DIGEST_BYTES:]
-        return content if hashlib.sha256(content).digest() == stored[:_DIGEST_BYTES] else None
+        return unsealed(stored)
 
     def _write(self, path: str, content: bytes) -> None:
         with self._open_for_write(path) as file:
-            file.write(hashlib.sha256(content).digest() + content)
+            file.write(sealed(content))
 
 
 class _Locator(caching._CacheLocator):  # type: ignore[misc]

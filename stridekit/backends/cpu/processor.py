@@ -50,6 +50,8 @@ class CpuDevice:
     half: bool
     l2_bytes: int
 
+    granularity = 1
+
     @property
     def description(self) -> str:
         """Model, threads and vectors in words."""
@@ -70,8 +72,8 @@ class CpuDevice:
         return self.vector_bytes // itemsize
 
 
-def device() -> CpuDevice:
-    """Return the processor at hand with the number of threads now set."""
+def device(array: object = None) -> CpuDevice:
+    """Return the processor at hand with the number of threads now set; every array lies in its memory."""
     return _with_threads(get_num_threads())
 
 

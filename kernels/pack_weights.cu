@@ -1,0 +1,25 @@
+// Weights of any steps into rows of an implicit GEMM: [groups][K][depth], channels of a tap together, zeros beyond C
+// and beyond the last tap.
+//
+// Threads        one an element of the result; neighbours are neighbours there.
+// Shared memory  none.
+// Chosen         before implicit_gemm.cu, once for packed weights, else in every call.
+//
+// -D ENTRY, STORAGE (u16, u32, u64: bits are moved, not numbers), THREADS
+#include "parameters.cuh"
+
+extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ ConvParameters P) {
+    const i64 i = static_cast<i64>(blockIdx.x) * THREADS + threadIdx.x;
+    if (i >= P.groups * P.K * P.depth) return;
+    u64 filter = static_cast<u64>(i);
+    u32 tap = static_cast<u32>(split_off(filter, P.by_depth));
+    const i64 channel = split_off(tap, P.by_channel_pitch);
+    const i64 s = split_off(tap, P.by_kernel_column), r = split_off(tap, P.by_kernel_row), t = tap;
+    STORAGE value = 0;
+    if (channel < P.C && t < P.kernel[0])
+        value = static_cast<const STORAGE*>(P.weight)[static_cast<i64>(filter) * P.weight_step[0] + channel * P.weight_step[1] +
+                                                      t * P.weight_step[2] + r * P.weight_step[3] +
+                                                      s * P.weight_step[4]];
+    static_cast<STORAGE*>(P.packed)[i] = value;
+}
+EXPORT(ENTRY)

@@ -1,0 +1,53 @@
+// x of any steps into [N][D][H][W][groups][channel_pitch], zeros beyond the channels of a group, so that
+// implicit_gemm.cu can read whole chunks.
+//
+// Grid           x: tiles of 32 pixels of a sample, y: tiles of 32 channels, z: samples.
+// Threads        32 x 8: a warp reads neighbouring pixels of a channel, or, where channels already are neighbours,
+//                neighbouring channels of a pixel; and writes neighbouring channels of a pixel.
+// Shared memory  32 rows of 33 elements; the odd one keeps a column's elements in different banks.
+// Chosen         before implicit_gemm.cu, where x does not lie in chunks.
+//
+// -D ENTRY, STORAGE (u16, u32, u64: bits are moved, not numbers), THREADS (256)
+#include "parameters.cuh"
+
+constexpr int SIDE = 32, PITCH = SIDE + 1, LINES = THREADS / SIDE;
+static_assert(THREADS == 256 && SIDE % LINES == 0, "32 x 8 threads");
+
+extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ ConvParameters P) {
+    SHARED_MEMORY(shared);
+    STORAGE* square = reinterpret_cast<STORAGE*>(shared);
+    const int lane = static_cast<int>(threadIdx.x) % SIDE, line = static_cast<int>(threadIdx.x) / SIDE;
+    const i64 pixels = P.size[0] * P.size[1] * P.size[2], channels = P.groups * P.channel_pitch;
+    const i64 first_pixel = static_cast<i64>(blockIdx.x) * SIDE, first_channel = static_cast<i64>(blockIdx.y) * SIDE;
+    const bool by_channels = P.x_step.c == 1;
+
+    for (i64 n = blockIdx.z; n < P.N; n += gridDim.z) {
+#pragma unroll
+        for (int i = 0; i < SIDE; i += LINES) {
+            const int own_pixel = by_channels ? line + i : lane, own_channel = by_channels ? lane : line + i;
+            const i64 pixel = first_pixel + own_pixel, padded = first_channel + own_channel;
+            STORAGE value = 0;
+            if (pixel < pixels && padded < channels) {
+                u64 group = static_cast<u64>(padded), row = static_cast<u64>(pixel);
+                const i64 channel = static_cast<i64>(split_off(group, P.by_channel_pitch));
+                const i64 w = static_cast<i64>(split_off(row, P.by_input_column));
+                const i64 h = static_cast<i64>(split_off(row, P.by_input_row)), d = static_cast<i64>(row);
+                if (channel < P.C)
+                    value = static_cast<const STORAGE*>(P.x)[n * P.x_step.n +
+                                                             (static_cast<i64>(group) * P.C + channel) * P.x_step.c +
+                                                             d * P.x_step.d + h * P.x_step.h + w * P.x_step.w];
+            }
+            square[own_pixel * PITCH + own_channel] = value;
+        }
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < SIDE; i += LINES) {
+            const i64 pixel = first_pixel + line + i, channel = first_channel + lane;
+            if (pixel < pixels && channel < channels)
+                static_cast<STORAGE*>(P.channels_last)[(n * pixels + pixel) * channels + channel] =
+                    square[(line + i) * PITCH + lane];
+        }
+        __syncthreads();
+    }
+}
+EXPORT(ENTRY)

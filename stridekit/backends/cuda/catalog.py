@@ -1,0 +1,39 @@
+"""Every specialisation that the algorithms can ask for, to be compiled, inspected and tried one by one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
+from stridekit.backends.cuda.implicit_gemm import LOADERS, PRODUCTS, gemm_kernel, moving_kernel, sum_kernel
+from stridekit.backends.cuda.sources import Kernel
+from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile
+
+ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
+"""What every kernel must build for: compute capabilities 8.0 to 12.0, 9.0 with the features that only it has."""
+
+TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
+    **dict.fromkeys(PRODUCTS.items(), TENSOR_TILES),
+    ("float32", ""): FLOAT32_TILES,
+    ("float64", ""): FLOAT64_TILES,
+}
+"""The tiles of each dtype and way to multiply; the empty name is fused multiply-adds."""
+
+
+def families() -> Iterator[tuple[Kernel, ...]]:
+    """Yield the kernels in groups that differ only by tile, or by a constant of as little consequence."""
+    for dtype in ELEMENTS:
+        flags = itertools.product((max(FILTERS), min(FILTERS)), (False, True), (True, False))
+        yield tuple(direct_kernel(dtype, filters, by_filters, narrow) for filters, by_filters, narrow in flags)
+        yield (sum_kernel(dtype),)
+    for (dtype, product), tiles in TILES.items():
+        for loader in LOADERS:
+            yield tuple(gemm_kernel(dtype, product, tile, loader) for tile in tiles)
+    for name, itemsize in itertools.product(("pack_weights", "to_channels_last"), (2, 4, 8)):
+        yield (moving_kernel(name, itemsize),)
+
+
+def all_kernels() -> list[Kernel]:
+    """Return every kernel there is."""
+    return [kernel for family in families() for kernel in family]

@@ -1,0 +1,89 @@
+"""What kernels are told: the twin of `ConvParameters` in kernels/parameters.cuh, and how a problem fills it in."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stridekit.activation import ACTIVATIONS
+from stridekit.padding import PADDING_MODES
+from stridekit.problem import ConvProblem
+
+_STEPS = [(name, np.int64) for name in "ncdhw"]
+_DIVISOR = np.dtype(
+    [("divisor", np.uint64), ("multiplier_64", np.uint64), ("multiplier_32", np.uint32), ("shift", np.uint32)]
+)
+POINTERS = ("x", "weight", "bias", "y", "packed", "channels_last", "partials")
+DIVISORS = (
+    "channel_pitch", "depth", "filters", "pixels", "kernel_row", "kernel_column", "output_depth", "output_row",
+    "output_column", "input_row", "input_column", "filter_blocks", "all_filter_blocks",
+)  # fmt: skip
+SIZES = (
+    "threads", "M", "depth", "channel_pitch", "group_step", "splits", "blocks_per_split", "filter_tiles",
+    "y_in_vectors", "y_by_filters",
+)  # fmt: skip
+PARAMETERS: np.dtype[Any] = np.dtype(
+    [
+        *((name, np.uint64) for name in POINTERS),
+        ("x_step", _STEPS),
+        ("y_step", _STEPS),
+        ("weight_step", np.int64, 5),
+        ("bias_step", np.int64),
+        *((name, np.int64) for name in ("N", "groups", "C", "K")),
+        *((name, np.int64, 3) for name in ("size", "output", "kernel", "stride", "dilation", "padding")),
+        ("padding_mode", np.int64),
+        ("activation", np.int64),
+        ("slope", np.float64),
+        *((name, np.int64) for name in SIZES),
+        *((f"by_{name}", _DIVISOR) for name in DIVISORS),
+    ],
+    align=True,
+)
+
+
+def divisor(value: int) -> tuple[int, int, int, int]:
+    """Return what `Divisor` in kernels/parameters.cuh holds for division by `value`, from 1 up to 2**31.
+
+    Source: Granlund and Montgomery, "Division by Invariant Integers using Multiplication", PLDI 1994.
+    """
+    if value == 1:
+        return 1, 0, 0, 0
+    log = (value - 1).bit_length()
+    return value, -(-(1 << 63 + log) // value), -(-(1 << 31 + log) // value) if log < 32 else 0, log - 1
+
+
+def three(values: Sequence[int], fill: int) -> list[int]:
+    """Fill per-axis values up to depth, rows and columns."""
+    return [fill] * (3 - len(values)) + list(values)
+
+
+def parameters_of(problem: ConvProblem) -> np.ndarray:
+    """Return a struct with all that the problem alone decides; pointers, steps and tiles are left at zero."""
+    filled = np.zeros(1, PARAMETERS)
+    p = filled[0]
+    axes = problem.geometry.axes
+    p["N"], p["groups"] = problem.batch, problem.groups
+    p["C"], p["K"] = problem.group_in_channels, problem.group_out_channels
+    p["size"], p["output"] = three([a.size for a in axes], 1), three([a.output_size for a in axes], 1)
+    p["kernel"], p["stride"] = three([a.kernel for a in axes], 1), three([a.stride for a in axes], 1)
+    p["dilation"], p["padding"] = three([a.dilation for a in axes], 1), three([a.pad_before for a in axes], 0)
+    p["padding_mode"] = PADDING_MODES.index(problem.padding_mode)
+    p["activation"] = -1
+    if problem.activation is not None:
+        p["activation"], p["slope"] = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
+    return filled
+
+
+def set_divisors(filled: np.ndarray, **values: int) -> None:
+    """Fill in the divisors called ``by_<name>``."""
+    for name, value in values.items():
+        filled[0][f"by_{name}"] = divisor(value)
+
+
+def steps_of(array: Any) -> tuple[int, int, int, int, int]:
+    """Return an ``(N, C, *spatial)`` array's steps as (n, c, d, h, w), in elements; 0 for axes that it lacks."""
+    steps = [int(step) // int(array.itemsize) for step in array.strides]
+    d, h, w = three(steps[2:], 0)
+    return steps[0], steps[1], d, h, w
