@@ -77,12 +77,19 @@ def threads() -> Iterator[None]:
     sk.set_num_threads(before)
 
 
+CHOSEN = {
+    "soak": "a long random run; choose it with -m soak",
+    "sanitizer": "minutes under a sanitizer; choose them with -m sanitizer",
+}
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if "soak" in config.option.markexpr:
-        return
-    for item in items:
-        if item.get_closest_marker("soak"):
-            item.add_marker(pytest.mark.skip(reason="a long random run; choose it with -m soak"))
+    for marker, reason in CHOSEN.items():
+        if marker in config.option.markexpr:
+            continue
+        for item in items:
+            if item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
 
 
 @pytest.hookimpl(wrapper=True)

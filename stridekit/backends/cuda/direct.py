@@ -11,6 +11,7 @@ import numpy as np
 from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
+from stridekit.backends.cuda.moving import pack_weights
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
 from stridekit.backends.cuda.sources import Kernel
@@ -50,7 +51,7 @@ class Direct:
         return f"{_filters(problem)} filters a thread"
 
     def packing(self, problem: ConvProblem, device: CudaDevice) -> tuple[object, ...]:
-        """Packed weights are a plain copy."""
+        """Packed weights hold the channels of a tap together."""
         return (problem.weight_shape, problem.dtype)
 
     def packed_bytes(self, problem: ConvProblem, device: CudaDevice) -> int:
@@ -58,8 +59,9 @@ class Direct:
         return problem.weight_bytes
 
     def pack(self, problem: ConvProblem, device: CudaDevice, weight: Array, packed: Array) -> None:
-        """Copy the weights."""
-        packed.view(weight.dtype).reshape(problem.weight_shape)[...] = weight
+        """Write the weights as [K][taps][C]."""
+        channels = problem.group_in_channels
+        pack_weights(problem, device, weight, packed, channels, channels * problem.taps)
 
     def workspace(self, problem: ConvProblem, device: CudaDevice, *, packed: bool) -> int:
         """Return 0."""
@@ -68,12 +70,13 @@ class Direct:
     def run(self, problem: ConvProblem, device: CudaDevice, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`."""
         weight, x = operands.weight, operands.input
-        if operands.packed_weight is not None:
-            weight = operands.packed_weight.view(x.dtype).reshape(problem.weight_shape)
         filled = _prepared(problem).copy()
         p = filled[0]
-        p["x"], p["weight"], p["y"] = address(x), address(weight), address(out)
-        p["x_step"], p["y_step"], p["weight_step"] = steps_of(x), steps_of(out), steps_of(weight)
+        p["x"], p["x_step"], p["y"], p["y_step"] = address(x), steps_of(x), address(out), steps_of(out)
+        if operands.packed_weight is None:
+            p["weight"], p["weight_step"] = address(weight), steps_of(weight)
+        else:
+            p["weight"], p["weight_step"] = address(operands.packed_weight), _packed_steps(problem)
         if operands.bias is not None:
             p["bias"], p["bias_step"] = address(operands.bias), operands.bias.strides[0] // operands.bias.itemsize
         last = abs(int(p["y_step"]["c"])) == 1 and problem.output_pixels > 1
@@ -106,6 +109,12 @@ def at_typical_batch(problem: ConvProblem) -> ConvProblem:
 def _filters(problem: ConvProblem) -> int:
     few, many = FILTERS
     return many if problem.group_out_channels >= many else few
+
+
+def _packed_steps(problem: ConvProblem) -> tuple[int, int, int, int, int]:
+    channels = problem.group_in_channels
+    _, rows, columns = three([axis.kernel for axis in problem.geometry.axes], 1)
+    return channels * problem.taps, 1, rows * columns * channels, columns * channels, channels
 
 
 def _blocks_of_group(problem: ConvProblem) -> int:

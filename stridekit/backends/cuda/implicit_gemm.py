@@ -12,6 +12,7 @@ from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS, LAUNCH_SECONDS, at_typical_batch
+from stridekit.backends.cuda.moving import pack_weights, to_channels_last
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
 from stridekit.backends.cuda.sources import Kernel
@@ -30,11 +31,12 @@ from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout
 
 _THREADS = 256
+LARGEST_M = 2**31 - 1
+"""Output pixels of one launch: its indices of pixels have 32 bits."""
 _GATHER_FACTOR = 1.5
 """How much longer a tile takes whose inputs are gathered element by element, to order of magnitude."""
 LOADERS = ("ChunkLoader", "ElementLoader<false>", "ElementLoader<true>")
 """The classes of kernels/loading.cuh: chunks of 16 bytes; elements; elements of taps that share a chunk."""
-_STORAGE = {2: "u16", 4: "u32", 8: "u64"}
 
 
 class _ImplicitGemm:
@@ -102,11 +104,8 @@ class _ImplicitGemm:
 
     def pack(self, problem: ConvProblem, device: CudaDevice, weight: Array, packed: Array) -> None:
         """Write the weights in the order of the reduction."""
-        filled = _prepared(problem, device).copy()
-        p = filled[0]
-        p["weight"], p["weight_step"], p["packed"] = address(weight), steps_of(weight), address(packed)
-        count = self.packed_bytes(problem, device) // problem.itemsize
-        launch(device, moving_kernel("pack_weights", problem.itemsize), (-(-count // _THREADS), 1, 1), filled)
+        inner = reduction(problem, device)
+        pack_weights(problem, device, weight, packed, inner.channel_pitch, inner.depth)
 
     def workspace(self, problem: ConvProblem, device: CudaDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, of the copy in channels-last order, and of the splits' sums."""
@@ -121,7 +120,7 @@ class _ImplicitGemm:
             packed = parts["packed"]
             self.pack(problem, device, operands.weight, packed)
         tile = self._tile(problem, device)
-        most = max(1, (2**31 - 1 - tile.m) // problem.output_pixels)
+        most = max(1, (LARGEST_M - tile.m) // problem.output_pixels)
         for first in range(0, problem.batch, most):
             samples = slice(first, min(first + most, problem.batch))
             whole = samples == slice(0, problem.batch)
@@ -145,7 +144,7 @@ class _ImplicitGemm:
         p["y_in_vectors"] = _in_chunks(out, problem.group_out_channels)
         loader = _loader(problem, device)
         if "channels_last" in parts:
-            self._to_channels_last(problem, device, filled, parts["channels_last"], inner.channel_pitch)
+            to_channels_last(problem, device, filled, parts["channels_last"])
         elif loader == LOADERS[0] and not _in_chunks(x, problem.group_in_channels):
             # A view that lies otherwise than its order promised: the same sums, read element by element.
             loader = LOADERS[1]
@@ -156,23 +155,6 @@ class _ImplicitGemm:
         if inner.splits > 1:
             count = int(p["M"]) * problem.out_channels
             launch(device, sum_kernel(problem.dtype), (-(-count // _THREADS), 1, 1), filled)
-
-    def _to_channels_last(
-        self, problem: ConvProblem, device: CudaDevice, filled: np.ndarray, target: Array, pitch: int
-    ) -> None:
-        """Copy the input, then let the parameters speak of the copy."""
-        p = filled[0]
-        p["channels_last"] = address(target)
-        pixels, channels = int(np.prod(p["size"])), problem.groups * pitch
-        side = 32
-        grid = (-(-pixels // side), -(-channels // side), min(problem.batch, LARGEST_GRID[2]))
-        kernel = replace(
-            moving_kernel("to_channels_last", problem.itemsize), shared_bytes=side * (side + 1) * problem.itemsize
-        )
-        launch(device, kernel, grid, filled)
-        _, rows, columns = (int(size) for size in p["size"])
-        p["x"], p["group_step"] = p["channels_last"], pitch
-        p["x_step"] = (pixels * channels, 1, rows * columns * channels, columns * channels, channels)
 
     def kernel(self, problem: ConvProblem, tile: Tile, loader: str) -> Kernel:
         """Return the specialisation for a tile and a way to read."""
@@ -262,12 +244,6 @@ def gemm_kernel(dtype: str, product: str, tile: Tile, loader: str) -> Kernel:
     )
     entry = f"conv_forward_implicit_gemm_{kind}_{tile.name}_{how}"
     return Kernel("implicit_gemm.cu", entry, defines, tile.threads, shared)
-
-
-@lru_cache(maxsize=64)
-def moving_kernel(name: str, itemsize: int) -> Kernel:
-    """Return a kernel that moves elements of so many bytes: pack_weights or to_channels_last."""
-    return Kernel(f"{name}.cu", f"{name}_{_STORAGE[itemsize]}", (("STORAGE", _STORAGE[itemsize]),), _THREADS)
 
 
 @lru_cache(maxsize=64)
