@@ -5,10 +5,12 @@ ARG PYTHON=3.12
 FROM python:${PYTHON}-slim-bookworm AS build
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
+COPY kernels kernels
 COPY stridekit stridekit
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:${PYTHON}-slim-bookworm
+# For a GPU: --build-arg EXTRAS=cli,cuda13 (driver 580 or later) or cli,cuda12.
 ARG EXTRAS=cli
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir "$(ls /wheels/*.whl)[${EXTRAS}]" && rm -r /wheels

@@ -66,7 +66,7 @@ class HostMemory:
 
     def entered(self) -> AbstractContextManager[object]:
         """Return a context that changes nothing."""
-        return nullcontext()
+        return _NOTHING
 
     def empty(self, nbytes: int) -> tuple[object, np.ndarray]:
         """Allocate on a cache line.
@@ -106,6 +106,7 @@ class HostMemory:
 
 
 HOST = HostMemory()
+_NOTHING = nullcontext()
 
 
 def uploaded(array: np.ndarray, memory: Memory) -> Array:

@@ -29,7 +29,7 @@ from stridekit.arrays import (
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
-from stridekit.memory import Memory
+from stridekit.memory import HOST, Memory
 from stridekit.problem import ConvProblem
 from stridekit.tiling import Schedule, whole_units
 from stridekit.tiling import schedule as tiled
@@ -139,9 +139,14 @@ class Plan:
         """
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
         if not bounds or self.problem.batch == 0:
-            return Schedule(self.device, (), 0, self.workspace_bytes(packed=packed))
+            return self._whole[packed]
         output = 0 if out_given else whole_units(self.problem.output_bytes, self.device)
         return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=min(bounds))
+
+    @cached_property
+    def _whole(self) -> dict[bool, Schedule]:
+        """The schedules without a limit, for weights as given and packed."""
+        return {each: Schedule(self.device, (), 0, self.workspace_bytes(packed=each)) for each in (False, True)}
 
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
@@ -189,7 +194,8 @@ class Plan:
         VramBudgetError
             If not even small tiles fit into `stridekit.vram.budget`; nothing has been allocated then.
         """
-        with self._memory.entered():
+        memory = self._memory
+        with memory.entered():
             self._check_one_library({"x": x, "weight": weight, "bias": bias, "out": out})
             self._check_operand("x", x, self._input_shape)
             source = channels_first_view(plain(x), self._channels_last)
@@ -197,7 +203,7 @@ class Plan:
             operands = self._operands(source, weight, bias)
             if out is not None:
                 self._check_out(out, operands)
-            if not all(self._memory.resident(array) for array in _arrays(operands, out)):
+            if memory is not HOST and not all(memory.resident(array) for array in _arrays(operands, out)):
                 return self._execute_from_host(operands, out)
             target = None if out is None else channels_first_view(plain(out), self._channels_last)
             result = self._execute(operands, target)
@@ -312,23 +318,22 @@ class Plan:
 
     def _check_one_library(self, named: dict[str, Any]) -> None:
         """Raise unless all arrays given are of one library; packed weights are of the plan's own memory anyway."""
-        kinds = {
-            name: library_of(name, array)
-            for name, array in named.items()
-            if array is not None and not isinstance(array, PackedWeight)
-        }
-        if len(set(kinds.values())) > 1:
-            raise one_library_error(kinds)
+        given = {name: array for name, array in named.items() if not isinstance(array, PackedWeight | None)}
+        if len(set(map(type, given.values()))) > 1:
+            libraries = {name: library_of(name, array) for name, array in given.items()}
+            if len(set(libraries.values())) > 1:
+                raise one_library_error(libraries)
 
     def _check_operand(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
-        library = library_of(name, array)
-        if library != "numpy" and library != self._memory.library:
-            raise BackendUnavailableError(
-                f"{name} is a CuPy array, the plan runs on {self.device.name}; use NumPy arrays"
-            )
-        refused = self._memory.refuses(array) if library == self._memory.library else ""
-        if refused:
-            raise LayoutError(f"{name} {refused}")
+        # NumPy's arrays go everywhere.
+        if type(array) is not np.ndarray and library_of(name, array) != "numpy":
+            if self._memory.library == "numpy":
+                raise BackendUnavailableError(
+                    f"{name} is a CuPy array, the plan runs on {self.device.name}; use NumPy arrays"
+                )
+            refused = self._memory.refuses(array)
+            if refused:
+                raise LayoutError(f"{name} {refused}")
         dtype = dtype_name(name, array)
         if dtype != self.problem.dtype:
             raise DtypeError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
 from datetime import date
 
 import numpy as np
@@ -12,6 +13,10 @@ from cases import Arrays, Case
 from conftest import SEED
 from oracle import Truth, assert_within, channels_first
 from randoms import random_case
+
+from tests.emulator import use_emulator
+from tests.emulator.building import why_not
+from tests.emulator.machine import SCHEDULES, Schedule
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch; pip install torch")
 pytestmark = [
@@ -62,6 +67,28 @@ def compare(case: Case) -> None:
         assert_within(channels_first(y, case.channels_last), exact, case.dtype, case.activation, (backend, repr(case)))
 
 
+def compare_emulated(case: Case, schedule: Schedule) -> None:
+    """Compare every algorithm of the cuda backend, on the emulator."""
+    arrays = case.arrays()
+    exact = torch_truth(case, arrays)
+    with use_emulator(schedule=schedule):
+        plan = case.plan("cuda")
+        for candidate in plan.candidates:
+            if not candidate.excluded:
+                y = replace(plan, algorithm=candidate.algorithm).execute(*arrays)
+                label = (candidate.algorithm, schedule, repr(case))
+                assert_within(channels_first(y, case.channels_last), exact, case.dtype, case.activation, label)
+
+
+@pytest.mark.emulator
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.parametrize("chunk", range(CHUNKS // 6))
+def test_random_problems_agree_with_torch_on_the_emulated_cuda(chunk: int) -> None:
+    rng = np.random.default_rng([SEED, 2**20 + chunk])
+    for number in range(PROBLEMS_PER_CHUNK):
+        compare_emulated(random_case(rng), SCHEDULES[number % len(SCHEDULES)])
+
+
 @pytest.mark.parametrize("chunk", range(CHUNKS))
 def test_random_problems_agree_with_torch(chunk: int) -> None:
     rng = np.random.default_rng([SEED, chunk])
@@ -97,4 +124,7 @@ def test_random_problems_agree_with_torch_for_as_long_as_asked() -> None:
     rng = np.random.default_rng(seed)
     end = time.monotonic() + float(os.environ.get("STRIDEKIT_SOAK_SECONDS", "600"))
     while time.monotonic() < end:
-        compare(random_case(rng))
+        case = random_case(rng)
+        compare(case)
+        if not why_not():
+            compare_emulated(case, SCHEDULES[int(rng.integers(len(SCHEDULES)))])
