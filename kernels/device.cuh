@@ -4,7 +4,7 @@
 // tests/emulator/, which runs every kernel on a CPU. A primitive added here is added there, and compared with it bit
 // for bit on hardware by `python -m bench.gpu_gate`.
 //
-// Sources: PTX ISA 8.7, sections 9.7.9.25 (cp.async), 9.7.14.5 (mma, ldmatrix: fragment layouts), 9.7.9.21 (cvt).
+// Source: PTX ISA, the sections on cp.async, ldmatrix, mma.sync (fragment layouts) and cvt (roundings).
 #pragma once
 
 #if defined(__CUDACC_RTC__) || defined(__CUDACC__)
@@ -45,7 +45,7 @@ DEVICE u16 bfloat16_from_float(float value) {
     return result;
 }
 
-// The nearest float with 10 explicit bits of mantissa, ties away from zero.
+// The nearest float with 10 explicit bits of mantissa, ties away from zero; NaN stays some NaN.
 DEVICE u32 tf32_from_float(float value) {
     u32 result;
     asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(result) : "f"(value));
@@ -81,7 +81,7 @@ DEVICE void load_matrices(u32 (&fragment)[4], u32 row_address) {
                  : "memory");
 }
 
-// sum += a * b over a warp: a is 16 x k, b is k x 8, sum is 16 x 8 in float32.
+// sum += a * b over a warp: a is 16 x k, b is k x 8, sum is 16 x 8 in float32; k is 16, or 8 for tf32.
 #define MATRIX_MULTIPLY(name, instruction)                                                       \
     DEVICE void name(float (&sum)[4], const u32 (&a)[4], const u32 (&b)[2]) {                    \
         asm volatile(instruction " {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};" \

@@ -19,7 +19,7 @@ from stridekit.arrays import (
     channels_last_layout,
     dtype_name,
 )
-from stridekit.backends import Device, algorithms_of, backend_for, load_backend
+from stridekit.backends import Device, algorithms_of, backend_for, load_backend, profile_called
 from stridekit.errors import BackendUnavailableError, ShapeError
 from stridekit.padding import Padding
 from stridekit.plan import Candidate, Plan
@@ -115,11 +115,10 @@ def plan_conv(
         precision=precision,
     )
     if isinstance(device, str):
-        from stridekit.backends.cuda import profile
-
-        if backend not in ("auto", "cuda"):
-            raise BackendUnavailableError(f"device is the CUDA profile {device!r} and backend {backend!r}; use 'cuda'")
-        return choose_plan(problem, layout, "cuda", f"asked for the profile {device}", profile(device))
+        name, known = profile_called(device)
+        if backend not in ("auto", name):
+            raise BackendUnavailableError(f"device is {device!r}, of backend {name!r}, and backend is {backend!r}")
+        return choose_plan(problem, layout, name, f"asked for the profile {device}", known)
     name, reason = choose_backend(backend, "numpy")
     return choose_plan(problem, layout, name, reason, load_backend(name).device() if device is None else device)
 

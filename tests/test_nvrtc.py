@@ -66,7 +66,7 @@ def instructions(kernel: Kernel) -> list[str]:
     }
     product = next((text for name, text in products.items() if name in defines["MULTIPLIER"]), None)
     found = [product, r"LDSM\.16\.M88\.4"] if product else ["DFMA" if defines["ELEMENT"] == "Float64" else "FFMA"]
-    return [*found, r"LDGSTS\.E\.BYPASS\.128"]
+    return [*found, r"LDGSTS\.E\.BYPASS\.128", r"STG\.E\.128"]
 
 
 @cache

@@ -184,6 +184,19 @@ def memory_of(name: str, device: Device) -> Memory:
     return _import(name).memory(device)
 
 
+def profile_called(name: str) -> tuple[str, Device]:
+    """Return a known device that need not be here, and the backend that it is of.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Naming those there are.
+    """
+    from stridekit.backends.cuda.device import profile
+
+    return "cuda", profile(name)
+
+
 def backend_for(library: str) -> tuple[str, str]:
     """Choose where an array lives: the backend's name and the reason in words."""
     if library == "cupy":

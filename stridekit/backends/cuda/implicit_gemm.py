@@ -12,7 +12,7 @@ from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS, LAUNCH_SECONDS, at_typical_batch
-from stridekit.backends.cuda.moving import pack_weights, to_channels_last
+from stridekit.backends.cuda.moving import TILE_SIDE, pack_weights, to_channels_last
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
 from stridekit.backends.cuda.sources import Kernel
@@ -73,6 +73,8 @@ class _ImplicitGemm:
             return f"{max(narrow)} does not fit into the 31 bits of its coordinates"
         if problem.groups > LARGEST_GRID[1]:
             return f"{problem.groups} groups are more than the {LARGEST_GRID[1]} of a grid"
+        if _copies(problem, device) and problem.groups * inner.channel_pitch > LARGEST_GRID[1] * TILE_SIDE:
+            return f"{problem.in_channels} channels are more than a grid copies"
         tile, _, excluded = choose_tile(problem, device, self.tiles(problem), self.rate(problem, device))
         return "" if tile else "; ".join(excluded)
 
@@ -120,7 +122,9 @@ class _ImplicitGemm:
             packed = parts["packed"]
             self.pack(problem, device, operands.weight, packed)
         tile = self._tile(problem, device)
-        most = max(1, (LARGEST_M - tile.m) // problem.output_pixels)
+        filter_tiles = -(-problem.group_out_channels // tile.n)
+        pixels = min(LARGEST_M - tile.m, LARGEST_GRID[0] // filter_tiles * tile.m)
+        most = max(1, pixels // problem.output_pixels)
         for first in range(0, problem.batch, most):
             samples = slice(first, min(first + most, problem.batch))
             whole = samples == slice(0, problem.batch)

@@ -15,7 +15,8 @@ from stridekit.errors import ShapeError
 from stridekit.problem import ConvProblem
 
 _THREADS = 256
-_SIDE = 32
+TILE_SIDE = 32
+"""Pixels, and channels, of a tile of to_channels_last.cu."""
 _STORAGE = {2: "u16", 4: "u32", 8: "u64"}
 
 
@@ -23,7 +24,7 @@ _STORAGE = {2: "u16", 4: "u32", 8: "u64"}
 def moving_kernel(name: str, itemsize: int) -> Kernel:
     """Return a kernel that moves elements of so many bytes: pack_weights or to_channels_last."""
     storage = _STORAGE[itemsize]
-    shared = _SIDE * (_SIDE + 1) * itemsize if name == "to_channels_last" else 0
+    shared = TILE_SIDE * (TILE_SIDE + 1) * itemsize if name == "to_channels_last" else 0
     return Kernel(f"{name}.cu", f"{name}_{storage}", (("STORAGE", storage),), _THREADS, shared)
 
 
@@ -56,7 +57,7 @@ def to_channels_last(problem: ConvProblem, device: CudaDevice, filled: np.ndarra
     _, rows, columns = (int(size) for size in p["size"])
     pixels, pitch = int(np.prod(p["size"])), int(p["channel_pitch"])
     channels = problem.groups * pitch
-    grid = (-(-pixels // _SIDE), -(-channels // _SIDE), min(problem.batch, LARGEST_GRID[2]))
+    grid = (-(-pixels // TILE_SIDE), -(-channels // TILE_SIDE), min(problem.batch, LARGEST_GRID[2]))
     launch(device, moving_kernel("to_channels_last", problem.itemsize), grid, filled)
     p["x"], p["group_step"] = p["channels_last"], pitch
     p["x_step"] = (pixels * channels, 1, rows * columns * channels, columns * channels, channels)

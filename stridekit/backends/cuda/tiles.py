@@ -109,7 +109,9 @@ def reduction(problem: ConvProblem, device: CudaDevice) -> Reduction:
     pitch = channels if channels < chunk else -(-channels // chunk) * chunk
     blocks = -(-problem.taps * pitch // row)
     tiles = -(-problem.sample_pixels // _PER_SAMPLE_TILE) * -(-problem.group_out_channels // _PER_SAMPLE_TILE)
-    wanted = device.multiprocessors // (tiles * problem.groups)
+    # Splits are for images too small to fill the device; where a batch fills it anyway, their sums must not cost more
+    # than the products, so that a quarter of the device is reason enough to stop.
+    wanted = device.multiprocessors // (4 * tiles * problem.groups)
     splits = max(1, min(MOST_SPLITS, wanted, blocks // _FEWEST_BLOCKS_OF_SPLIT))
     per_split = -(-blocks // splits)
     return Reduction(pitch, blocks * row, -(-blocks // per_split), per_split)
