@@ -106,9 +106,18 @@ def onnxruntime_call(layer: Layer, threads: int) -> dict[str, Call]:
     return {"onnxruntime": lambda: session.run(None, {"x": next(inputs)})[0]}
 
 
-def copies(nbytes: int) -> int:
-    """Return how many copies of an input are more than the second-level cache holds, twice over."""
-    return max(1, min(16, -(-2 * host().l2_bytes // max(nbytes, 1))))
+def copies(nbytes: int, cache_bytes: int | None = None) -> int:
+    """Return how many copies of an input are more than the second-level cache holds, twice over; 16 at most."""
+    return max(1, min(16, -(-2 * (cache_bytes or host().l2_bytes) // max(nbytes, 1))))
+
+
+def l2_bytes(device: str) -> int:
+    """Return the second-level cache of ``"cpu"`` or ``"cuda"``, in bytes."""
+    if device == "cpu":
+        return host().l2_bytes
+    import cupy
+
+    return int(cupy.cuda.Device().attributes["L2CacheSize"])
 
 
 def _aligned(x: np.ndarray, channels_last: bool) -> np.ndarray:

@@ -43,14 +43,23 @@ class Layer:
             "groups": self.groups,
         }
 
-    def plan(self, dtype: str = "float32", *, channels_last: bool = False, backend: str = "cpu") -> Plan:
+    def plan(
+        self,
+        dtype: str = "float32",
+        *,
+        channels_last: bool = False,
+        backend: str = "cpu",
+        batch: int = 1,
+        precision: str = "ieee",
+    ) -> Plan:
         order = "channels_last" if channels_last else "channels_first"
         return sk.plan_conv(
-            self.input_shape,
+            (batch, *self.input_shape[1:]),
             self.weight_shape,
             dtype=dtype,
             memory_order=order,
             bias=True,
+            precision=precision,
             backend=backend,
             **self.arguments,
         )

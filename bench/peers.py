@@ -1,7 +1,8 @@
 """Race stridekit with PyTorch and ONNX Runtime over the suite: ``python -m bench.peers --device cpu``.
 
-Weights as given are compared with PyTorch, packed weights with ONNX Runtime, which packs its constants; each at
-its best layout. A wrong result stops the race.
+``--device cuda`` races with cuDNN instead, with options of its own: bench/cuda_peers.py. Weights as given are compared
+with PyTorch, packed weights with ONNX Runtime, which packs its constants; each at its best layout. A wrong result stops
+the race.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ from rich.progress import track
 from rich.table import Table
 
 import stridekit as sk
-from bench import contenders, machine
+from bench import contenders, cuda_peers, machine
 from bench.layers import Layer, chosen
 from bench.racing import Timing, race
+from bench.records import RESULTS
 
-RESULTS = Path(__file__).with_name("results")
 TOLERANCE = 1e-4
 """Of the largest output: catches a wrong result, not a rounding; the tests hold the real bound."""
 
 
 def main() -> None:
     """Run the race and write its table and JSON."""
-    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__)
-    parser.add_argument("--device", choices=["cpu"], default="cpu")
+    parser = argparse.ArgumentParser(prog="python -m bench.peers", description=__doc__, add_help=False)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    known, rest = parser.parse_known_args()
+    if known.device == "cuda":
+        sys.exit(cuda_peers.main(rest))
+    parser.add_argument("-h", "--help", action="help")
     parser.add_argument("--threads", default="1,all", help="thread counts, such as 1,2,all (default: 1,all)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender on each layer (default: 9)")
     parser.add_argument("--layers", nargs="*", default=[], metavar="NAME", help="shell patterns; default: all")

@@ -1,7 +1,7 @@
 """Time each layer at strides 1 to 4: ``pytest bench --benchmark-group-by=param:layer``.
 
 Packed weights, channels last, all threads; inputs take turns so that none waits in the cache. Only results that are
-right are timed.
+right are timed. With ``--device cuda`` a call lasts until the device has done its work.
 """
 
 from __future__ import annotations
@@ -13,8 +13,11 @@ import pytest
 from pytest_benchmark.fixture import BenchmarkFixture
 
 import stridekit as sk
-from bench.contenders import copies
+from bench.contenders import copies, l2_bytes
+from bench.gpu_cases import first_view, to_host
 from bench.layers import Layer, suite
+from stridekit.backends import memory_of
+from stridekit.memory import uploaded
 
 STRIDES = (1, 2, 3, 4)
 LARGEST_FLOPS = 2e10
@@ -32,15 +35,18 @@ def cases() -> list[object]:
 
 
 @pytest.mark.parametrize(("layer", "stride"), cases())
-def test_stride(benchmark: BenchmarkFixture, layer: str, stride: int) -> None:
+def test_stride(benchmark: BenchmarkFixture, layer: str, stride: int, device: str) -> None:
     at_stride = next(known for known in suite() if known.name == layer).with_stride(stride)
     x, weight, bias = at_stride.arrays()
-    plan = at_stride.plan(channels_last=True)
-    stored = [np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 1, -1)), -1, 1) for _ in range(copies(x.nbytes))]
-    packed, inputs = plan.pack(weight), cycle(stored)
-    assert_right(plan.execute(stored[0], packed, bias), x, weight, bias, at_stride)
+    plan = at_stride.plan(channels_last=True, backend=device)
+    memory = memory_of(plan.backend, plan.device)
+    stored = np.moveaxis(x, 1, -1)
+    inputs = [first_view(uploaded(stored.copy(), memory)) for _ in range(copies(x.nbytes, l2_bytes(device)))]
+    packed, biases, turns = plan.pack(weight), uploaded(bias, memory), cycle(inputs)
+    assert_right(to_host(plan.execute(inputs[0], packed, biases), memory, True), x, weight, bias, at_stride)
     benchmark.extra_info.update(flops=plan.flops, predicted_peak_bytes=sk.vram.estimate(plan, packed=True).peak)
-    benchmark(lambda: plan.execute(next(inputs), packed, bias))
+    # Waits for the end of each call.
+    benchmark(lambda: memory.seconds(lambda: plan.execute(next(turns), packed, biases)))
 
 
 def assert_right(y: np.ndarray, x: np.ndarray, weight: np.ndarray, bias: np.ndarray, layer: Layer) -> None:

@@ -1,7 +1,9 @@
 """Memory: what a plan will need, what a block of code did need, in bytes, on whichever device the plan runs.
 
 `allocated` is what stridekit allocates itself: the output, unless ``out=`` is given, and the workspace. `peak`
-is that plus the operands. This room knows plans only by their numbers.
+is that plus the operands. On a GPU each part is counted in the whole units of CuPy's pool, 512 bytes; NumPy operands
+of ``backend="cuda"`` are copied there by stridekit, so that all of `peak` is allocated by it. This room knows plans
+only by their numbers.
 """
 
 from __future__ import annotations
@@ -162,8 +164,8 @@ def track() -> Iterator[TrackedUsage]:
 def budget(limit: int | str) -> Iterator[TrackedUsage]:
     """Keep what stridekit allocates inside the ``with`` block within `limit`.
 
-    A call that would need more runs on one thread, then in tiles over samples and output rows: slower, the same
-    bits. What does not fit even so is refused before anything is allocated.
+    A call that would need more runs on one thread (on a GPU: without a copy of its input), then in tiles over samples
+    and output rows: slower, the same bits. What does not fit even so is refused before anything is allocated.
 
     Parameters
     ----------

@@ -18,13 +18,12 @@ from tests.emulator.machine import SCHEDULES, Module, Schedule
 
 
 class EmulatedMemory:
-    """Main memory, counted as CuPy's pool counts; of `capacity` bytes, beyond which allocations fail."""
-
-    granularity = GRANULARITY
+    """Main memory, counted as CuPy's pool counts, or to the byte; beyond `capacity` bytes allocations fail."""
 
     library = "numpy"
 
-    def __init__(self, resident: bool, capacity: int | None):
+    def __init__(self, resident: bool, capacity: int | None, granularity: int = GRANULARITY):
+        self.granularity = granularity
         self._resident = resident
         self._capacity = capacity
 
@@ -34,7 +33,11 @@ class EmulatedMemory:
     def empty(self, nbytes: int) -> tuple[object, np.ndarray]:
         if self._capacity is not None and nbytes > self._capacity:
             raise MemoryError(f"emulated device: {nbytes} bytes of {self._capacity}")
-        # NaN everywhere: what a kernel leaves unwritten shows. On 512 bytes, as CuPy's are.
+        # NaN everywhere: what a kernel leaves unwritten shows.
+        if self.granularity == 1:
+            buffer = np.full(nbytes, 0xFF, np.uint8)
+            return buffer, buffer
+        # On 512 bytes, as CuPy's are.
         buffer = np.full(nbytes + GRANULARITY, 0xFF, np.uint8)
         offset = -buffer.ctypes.data % GRANULARITY
         return buffer, buffer[offset : offset + nbytes]
@@ -60,6 +63,12 @@ class EmulatedMemory:
         start = time.perf_counter()
         call()
         return time.perf_counter() - start
+
+
+class ByteDevice(CudaDevice):
+    """A device that counts single bytes: AddressSanitizer then sees the end of every array, not of what it is in."""
+
+    granularity = 1
 
 
 class EmulatedRuntime:
@@ -88,9 +97,9 @@ class EmulatedRuntime:
         capacity: int | None = None,
         model: str = "H200",
     ):
-        known = profile(model)
-        self._device = CudaDevice(**{**vars(known), "name": "emulator", "model": f"emulated {model}", "ordinal": 0})
-        self._memory = EmulatedMemory(resident, capacity)
+        kind, known = ByteDevice if flavour == "address" else CudaDevice, profile(model)
+        self._device = kind(**{**vars(known), "name": "emulator", "model": f"emulated {model}", "ordinal": 0})
+        self._memory = EmulatedMemory(resident, capacity, kind.granularity)
         self.flavour, self.schedule = flavour, schedule
         self.launched: list[str] = []
 
