@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import hypothesis
@@ -59,6 +60,13 @@ def backend(request: pytest.FixtureRequest) -> Iterator[str]:
     schedule = SCHEDULES[zlib.crc32(request.node.nodeid.encode()) % len(SCHEDULES)]
     with use_emulator(schedule=schedule):
         yield "cuda"
+
+
+@pytest.fixture(params=[*runnable(("cpu",)), EMULATED])
+def compiled_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Each backend that reads inputs where they lie: the reference would first copy them."""
+    with use_emulator() if request.param == "cuda" else nullcontext():
+        yield str(request.param)
 
 
 @pytest.fixture

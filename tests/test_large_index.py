@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import resource
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,8 @@ import pytest
 from oracle import assert_same_bits
 
 import stridekit as sk
+from tests.emulator import use_emulator
+from tests.emulator.building import why_not
 
 GIB = 2**30
 ELEMENTS = 2**32 + 2**20
@@ -67,10 +70,29 @@ def test_elements_far_apart_are_written_where_they_belong(backend: str, large: n
     assert not before.any()
 
 
+@pytest.mark.emulator
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.parametrize(("memory", "loader"), [("channels_last", "chunks"), ("channels_first", "elements")])
+def test_the_implicit_gemm_reads_and_writes_elements_far_apart(large: np.ndarray, memory: str, loader: str) -> None:
+    x = far_apart(large, (2, 4, 2, 3), memory) if memory == "channels_last" else far_apart(large, (2, 2, 2, 3), memory)
+    if memory == "channels_first":
+        # Four channels, so that they fill a chunk: the middle ones lie between the others.
+        steps = [4 * step for step in (2**31, 2**29, 2**28, 2**26)]
+        x = np.lib.stride_tricks.as_strided(large, (2, 4, 2, 3), steps)
+    x[...] = numbers(*x.shape)
+    weight = numbers(4, 4, 2, 2)
+    with use_emulator() as runtime:
+        plan = sk.plan_conv(x.shape, weight.shape, padding=1, backend="cuda", memory_order=memory)
+        forced = replace(plan, algorithm="implicit_gemm_fma", device=plan.device.frugal())
+        y = forced.execute(np.lib.stride_tricks.as_strided(x, x.shape, x.strides), weight)
+        assert any(entry.endswith(loader) for entry in runtime.launched)
+    np.testing.assert_array_equal(y, sk.conv2d(np.array(x), weight, padding=1, backend="reference"))
+
+
 @pytest.mark.parametrize("stride", [2**28, 2**29 + 1, 2**30])
 @pytest.mark.parametrize("channels_last", [False, True])
 def test_a_signal_of_more_than_two_to_the_31_samples_is_read_to_its_end(
-    large: np.ndarray, stride: int, channels_last: bool
+    compiled_backend: str, large: np.ndarray, stride: int, channels_last: bool
 ) -> None:
     weight = numbers(3, 1, 3)
     outputs = (ELEMENTS - 3) // stride + 1
@@ -80,32 +102,35 @@ def test_a_signal_of_more_than_two_to_the_31_samples_is_read_to_its_end(
         large[o * stride : o * stride + 3] = window
         wanted[0, :, o] = weight[:, 0] @ window
     x = large.reshape(1, -1, 1) if channels_last else large.reshape(1, 1, -1)
-    y = sk.conv1d(x, weight, stride=stride, backend="cpu", layout="NWC" if channels_last else "NCW")
+    layout = "NWC" if channels_last else "NCW"
+    y = sk.conv1d(x, weight, stride=stride, backend=compiled_backend, layout=layout)
     assert_same_bits(np.ascontiguousarray(np.moveaxis(y, -1, 1) if channels_last else y), wanted)
 
 
-def test_a_row_of_a_huge_picture_is_read_to_its_end(large: np.ndarray) -> None:
+def test_a_row_of_a_huge_picture_is_read_to_its_end(compiled_backend: str, large: np.ndarray) -> None:
     """Two channels of one row each, two billion pixels wide: positions stay small, offsets do not."""
     x = large[: 2**32].reshape(1, 2, 1, 2**31)
     x[0, :, 0, -5:] = numbers(2, 5)
     weight = numbers(2, 2, 1, 2)
-    y = sk.conv2d(x, weight, stride=(1, 2**31 - 2), backend="cpu")
+    y = sk.conv2d(x, weight, stride=(1, 2**31 - 2), backend=compiled_backend)
     wanted = np.einsum("kcs,cs->k", weight[:, :, 0], x[0, :, 0, -2:])
     np.testing.assert_array_equal(y[0, :, 0], np.stack([np.zeros(2, np.float32), wanted], axis=1))
 
 
-def test_a_broadcast_input_of_more_than_two_to_the_31_elements_needs_no_memory() -> None:
+def test_a_broadcast_input_of_more_than_two_to_the_31_elements_needs_no_memory(compiled_backend: str) -> None:
     x = np.broadcast_to(np.float32(2), (1, 1, 2**33))
-    y = sk.conv1d(x, np.ones((2, 1, 4), np.float32), stride=2**31, padding=(2,), backend="cpu")
+    y = sk.conv1d(x, np.ones((2, 1, 4), np.float32), stride=2**31, padding=(2,), backend=compiled_backend)
     np.testing.assert_array_equal(y, np.tile(np.float32([4, 8, 8, 8, 4]), (1, 2, 1)))
 
 
 @pytest.mark.parametrize("mode", ["zeros", "replicate", "reflect", "circular"])
-def test_padding_of_a_huge_signal_is_found_at_both_ends(large: np.ndarray, mode: str) -> None:
+def test_padding_of_a_huge_signal_is_found_at_both_ends(compiled_backend: str, large: np.ndarray, mode: str) -> None:
     ends = numbers(8)
     large[:4], large[-4:] = ends[:4], ends[4:]
     step = ELEMENTS + 4 - 3
-    y = sk.conv1d(large.reshape(1, 1, -1), np.ones((1, 1, 3), np.float32), stride=step, padding=2, padding_mode=mode)
+    with sk.use_backend(compiled_backend):
+        weight = np.ones((1, 1, 3), np.float32)
+        y = sk.conv1d(large.reshape(1, 1, -1), weight, stride=step, padding=2, padding_mode=mode)
     first = {"zeros": ends[0], "replicate": 3 * ends[0], "reflect": ends[2] + ends[1] + ends[0],
              "circular": ends[6] + ends[7] + ends[0]}  # fmt: skip
     last = {"zeros": ends[7], "replicate": 3 * ends[7], "reflect": ends[7] + ends[6] + ends[5],
