@@ -16,7 +16,7 @@ from stridekit.backends.cuda import compiling, cupy_runtime
 from stridekit.backends.cuda.catalog import all_kernels
 from stridekit.backends.cuda.cupy_runtime import CUPY, CupyMemory
 from stridekit.backends.cuda.device import PROFILES, profile
-from stridekit.backends.cuda.runtime import launch
+from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.sources import kernels_dir, source_of
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not

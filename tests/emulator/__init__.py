@@ -15,7 +15,7 @@ from typing import Any
 @contextmanager
 def use_emulator(**options: Any) -> Iterator[Any]:
     """Run the cuda backend on the emulator inside the ``with`` block; `options` are those of `EmulatedRuntime`."""
-    from stridekit.backends.cuda.runtime import use_runtime
+    from stridekit.backends.cuda.launching import use_runtime
     from tests.emulator.runtime import EmulatedRuntime
 
     with use_runtime(EmulatedRuntime(**options)) as runtime:

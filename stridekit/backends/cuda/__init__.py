@@ -10,7 +10,7 @@ from stridekit.backends.cuda.device import CudaDevice as CudaDevice
 from stridekit.backends.cuda.device import profile as profile
 from stridekit.backends.cuda.direct import Direct
 from stridekit.backends.cuda.implicit_gemm import ImplicitGemm, ImplicitGemmFma
-from stridekit.backends.cuda.runtime import runtime
+from stridekit.backends.cuda.launching import runtime
 from stridekit.memory import Memory
 
 ALGORITHMS: tuple[Algorithm, ...] = (ImplicitGemm(), ImplicitGemmFma(), Direct())

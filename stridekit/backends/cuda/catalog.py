@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
-from stridekit.backends.cuda.implicit_gemm import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
+from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.moving import moving_kernel
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile

@@ -11,9 +11,10 @@ import numpy as np
 from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
+from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import pack_weights
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
-from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
+from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.problem import ConvProblem
 

@@ -11,10 +11,12 @@ import numpy as np
 from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
-from stridekit.backends.cuda.direct import ELEMENTS, LAUNCH_SECONDS, at_typical_batch
+from stridekit.backends.cuda.direct import LAUNCH_SECONDS, at_typical_batch
+from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, THREADS, gemm_kernel, sum_kernel
+from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import TILE_SIDE, pack_weights, to_channels_last
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
-from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
+from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import (
     CHUNK_BYTES,
@@ -30,13 +32,10 @@ from stridekit.backends.cuda.tiles import (
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout
 
-_THREADS = 256
 LARGEST_M = 2**31 - 1
 """Output pixels of one launch: its indices of pixels have 32 bits."""
 _GATHER_FACTOR = 1.5
 """How much longer a tile takes whose inputs are gathered element by element, to order of magnitude."""
-LOADERS = ("ChunkLoader", "ElementLoader<false>", "ElementLoader<true>")
-"""The classes of kernels/loading.cuh: chunks of 16 bytes; elements; elements of taps that share a chunk."""
 
 
 class _ImplicitGemm:
@@ -158,7 +157,7 @@ class _ImplicitGemm:
         launch(device, self.kernel(problem, tile, loader), (tiles, problem.groups, inner.splits), filled)
         if inner.splits > 1:
             count = int(p["M"]) * problem.out_channels
-            launch(device, sum_kernel(problem.dtype), (-(-count // _THREADS), 1, 1), filled)
+            launch(device, sum_kernel(problem.dtype), (-(-count // THREADS), 1, 1), filled)
 
     def kernel(self, problem: ConvProblem, tile: Tile, loader: str) -> Kernel:
         """Return the specialisation for a tile and a way to read."""
@@ -221,39 +220,6 @@ class ImplicitGemmFma(_ImplicitGemm):
     def kernel(self, problem: ConvProblem, tile: Tile, loader: str) -> Kernel:
         """Return the specialisation for a tile and a way to read."""
         return gemm_kernel(problem.dtype, "", tile, loader)
-
-
-PRODUCTS = {"float16": "HalfProduct", "bfloat16": "BFloat16Product", "float32": "Tf32Product"}
-"""The classes of kernels/multiplying.cuh."""
-
-
-@lru_cache(maxsize=1024)
-def gemm_kernel(dtype: str, product: str, tile: Tile, loader: str) -> Kernel:
-    """Return a specialisation of implicit_gemm.cu; without a product it multiplies by fused multiply-adds."""
-    accumulator = 8 if dtype == "float64" else 4
-    part = f"{tile.part_m},{tile.part_n}"
-    multiplier = f"TensorMultiplier<multiplying::{product},{part}>" if product else f"FmaMultiplier<{part}>"
-    kind = {"HalfProduct": dtype, "BFloat16Product": dtype, "Tf32Product": "tf32"}.get(product, f"{dtype}_fma")
-    how = {LOADERS[0]: "chunks", LOADERS[1]: "elements", LOADERS[2]: "stem"}[loader]
-    shared = tile.shared_bytes(accumulator)
-    defines = (
-        ("ELEMENT", ELEMENTS[dtype]),
-        ("LOADER", loader),
-        ("MULTIPLIER", multiplier),
-        ("TILE_M", str(tile.m)),
-        ("TILE_N", str(tile.n)),
-        ("STAGES", str(tile.stages)),
-        ("MIN_BLOCKS", str(tile.resident)),
-        ("EXPECTED_SHARED_BYTES", str(shared)),
-    )
-    entry = f"conv_forward_implicit_gemm_{kind}_{tile.name}_{how}"
-    return Kernel("implicit_gemm.cu", entry, defines, tile.threads, shared)
-
-
-@lru_cache(maxsize=64)
-def sum_kernel(dtype: str) -> Kernel:
-    """Return the kernel that adds up splits."""
-    return Kernel("sum_partials.cu", f"conv_forward_sum_partials_{dtype}", (("ELEMENT", ELEMENTS[dtype]),), _THREADS)
 
 
 def _channel_step(x: Array) -> int:

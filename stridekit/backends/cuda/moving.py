@@ -8,8 +8,9 @@ import numpy as np
 
 from stridekit.arrays import Array, address
 from stridekit.backends.cuda.device import CudaDevice
+from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
-from stridekit.backends.cuda.runtime import LARGEST_GRID, launch
+from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.errors import ShapeError
 from stridekit.problem import ConvProblem

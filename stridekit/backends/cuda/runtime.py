@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
@@ -11,7 +9,6 @@ import numpy as np
 from stridekit.arrays import Array
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.errors import ShapeError
 from stridekit.memory import Memory
 
 Grid = tuple[int, int, int]
@@ -39,40 +36,3 @@ class Runtime(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Return the versions of what it consists of."""
-
-
-_override: list[Runtime] = []
-
-
-def runtime() -> Runtime:
-    """Return the runtime in use: CuPy's, but inside `use_runtime`."""
-    if _override:
-        return _override[-1]
-    from stridekit.backends.cuda.cupy_runtime import CUPY
-
-    return CUPY
-
-
-@contextmanager
-def use_runtime(other: Runtime) -> Iterator[Runtime]:
-    """Run kernels by another runtime inside the ``with`` block, in every thread."""
-    _override.append(other)
-    try:
-        yield other
-    finally:
-        _override.remove(other)
-
-
-def launch(device: CudaDevice, kernel: Kernel, grid: Grid, parameters: np.ndarray) -> None:
-    """Start a kernel, unless there is nothing to do.
-
-    Raises
-    ------
-    ShapeError
-        If the grid is larger than CUDA takes.
-    """
-    if 0 in grid:
-        return
-    if any(size > most for size, most in zip(grid, LARGEST_GRID, strict=True)):
-        raise ShapeError(f"{kernel.entry} would take a grid of {grid} blocks; CUDA takes {LARGEST_GRID} at most")
-    runtime().launch(device, kernel, grid, parameters)

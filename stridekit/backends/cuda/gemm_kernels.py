@@ -1,0 +1,45 @@
+"""The specialisations of the implicit GEMM: a tile, a way to read, a way to multiply."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from stridekit.backends.cuda.direct import ELEMENTS
+from stridekit.backends.cuda.sources import Kernel
+from stridekit.backends.cuda.tiles import Tile
+
+THREADS = 256
+"""Of a block of sum_partials.cu."""
+LOADERS = ("ChunkLoader", "ElementLoader<false>", "ElementLoader<true>")
+"""The classes of kernels/loading.cuh: chunks of 16 bytes; elements; elements of taps that share a chunk."""
+PRODUCTS = {"float16": "HalfProduct", "bfloat16": "BFloat16Product", "float32": "Tf32Product"}
+"""The classes of kernels/multiplying.cuh."""
+
+
+@lru_cache(maxsize=1024)
+def gemm_kernel(dtype: str, product: str, tile: Tile, loader: str) -> Kernel:
+    """Return a specialisation of implicit_gemm.cu; without a product it multiplies by fused multiply-adds."""
+    accumulator = 8 if dtype == "float64" else 4
+    part = f"{tile.part_m},{tile.part_n}"
+    multiplier = f"TensorMultiplier<multiplying::{product},{part}>" if product else f"FmaMultiplier<{part}>"
+    kind = {"HalfProduct": dtype, "BFloat16Product": dtype, "Tf32Product": "tf32"}.get(product, f"{dtype}_fma")
+    how = {LOADERS[0]: "chunks", LOADERS[1]: "elements", LOADERS[2]: "stem"}[loader]
+    shared = tile.shared_bytes(accumulator)
+    defines = (
+        ("ELEMENT", ELEMENTS[dtype]),
+        ("LOADER", loader),
+        ("MULTIPLIER", multiplier),
+        ("TILE_M", str(tile.m)),
+        ("TILE_N", str(tile.n)),
+        ("STAGES", str(tile.stages)),
+        ("MIN_BLOCKS", str(tile.resident)),
+        ("EXPECTED_SHARED_BYTES", str(shared)),
+    )
+    entry = f"conv_forward_implicit_gemm_{kind}_{tile.name}_{how}"
+    return Kernel("implicit_gemm.cu", entry, defines, tile.threads, shared)
+
+
+@lru_cache(maxsize=64)
+def sum_kernel(dtype: str) -> Kernel:
+    """Return the kernel that adds up splits."""
+    return Kernel("sum_partials.cu", f"conv_forward_sum_partials_{dtype}", (("ELEMENT", ELEMENTS[dtype]),), THREADS)
