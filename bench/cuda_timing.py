@@ -48,22 +48,24 @@ def take_turns(calls: dict[str, Call], seconds: float) -> dict[str, Times]:
     """Time each in turn, in another order every round, for about `seconds` in all; medians of the rounds."""
     counts = {name: _calls(call) for name, call in calls.items()}
     turns: dict[str, list[tuple[float, float, bool]]] = {name: [] for name in calls}
+    # Long enough from the second turn on: a turn that the host lost is thrown away.
+    spins = dict.fromkeys(calls, 1e-3)
     order, rng, begin = list(calls), np.random.default_rng(0), time.perf_counter()
     for done in range(1, MOST_ROUNDS + 1):
         rng.shuffle(order)
         for name in order:
-            turns[name].append(turn(calls[name], counts[name]))
+            turns[name].append(turn(calls[name], counts[name], spins[name]))
+            spins[name] = max(1e-3, 2.5 * turns[name][-1][1] * counts[name])
         spent = time.perf_counter() - begin
         if done >= FEWEST_ROUNDS and spent * (done + 1) / done > seconds:
             break
     return {name: _times(taken) for name, taken in turns.items()}
 
 
-def turn(call: Call, count: int) -> tuple[float, float, bool]:
+def turn(call: Call, count: int, spin: float = 1e-3) -> tuple[float, float, bool]:
     """Return seconds a call on the device and on the host, and whether the host stayed ahead."""
     import torch
 
-    spin = 1e-3
     for _ in range(4):
         start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
         torch.cuda.synchronize()

@@ -12,7 +12,7 @@
 //                of the other kernels on a GPU.
 //
 // -D ENTRY, ELEMENT (elements.cuh), INDEX and UNSIGNED_INDEX (int and u32, i64 and u64), FILTERS,
-//    NEIGHBOURS_ARE_FILTERS (0, 1), THREADS
+//    NEIGHBOURS_ARE_FILTERS (0, 1), THREADS, MIN_BLOCKS
 #include "activation.cuh"
 #include "elements.cuh"
 #include "geometry.cuh"
@@ -20,7 +20,7 @@
 static_assert(FILTERS >= 1 && FILTERS <= 8, "each filter takes a register");
 static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
 
-extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_constant__ ConvParameters P) {
+extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ENTRY(const __grid_constant__ ConvParameters P) {
     typedef INDEX Index;
     typedef UNSIGNED_INDEX Unsigned;
     typedef ELEMENT Element;

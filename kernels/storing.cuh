@@ -14,6 +14,11 @@ struct alignas(16) Chunk {
     Storage element[tile::ELEMENTS_OF_CHUNK];
 };
 
+constexpr int SUMS = tile::CHUNK_BYTES / static_cast<int>(sizeof(Sum));
+struct alignas(16) SumChunk {
+    Sum element[SUMS];
+};
+
 // All threads have left the operands when this begins.
 template <class Multiplier>
 DEVICE void store(const ConvParameters& P, const Multiplier& multiplier, u8* shared, u32 m, i64 k, i64 group, i64 split) {
@@ -65,7 +70,12 @@ DEVICE void store(const ConvParameters& P, const Multiplier& multiplier, u8* sha
             if (column >= columns) continue;
             Chunk chunk;
 #pragma unroll
-            for (int e = 0; e < ELEMENTS; ++e) chunk.element[e] = ELEMENT::round(sums[row * step_m + column + e]);
+            for (int e = 0; e < ELEMENTS; e += SUMS) {
+                // 16 bytes at a time: single sums of neighbouring threads would share banks.
+                const SumChunk read = *reinterpret_cast<const SumChunk*>(sums + row * step_m + column + e);
+#pragma unroll
+                for (int i = 0; i < SUMS; ++i) chunk.element[e + i] = ELEMENT::round(read.element[i]);
+            }
             *reinterpret_cast<Chunk*>(y + places[row] + column) = chunk;
         }
     } else if (by_filters) {

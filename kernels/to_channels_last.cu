@@ -22,22 +22,28 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constan
     const bool by_channels = P.x_step.c == 1;
 
     for (i64 n = blockIdx.z; n < P.N; n += gridDim.z) {
+        // All reads before the first write, so that they are under way together.
+        STORAGE value[SIDE / LINES];
 #pragma unroll
-        for (int i = 0; i < SIDE; i += LINES) {
-            const int own_pixel = by_channels ? line + i : lane, own_channel = by_channels ? lane : line + i;
+        for (int i = 0; i < SIDE / LINES; ++i) {
+            const int far = line + i * LINES, own_pixel = by_channels ? far : lane, own_channel = by_channels ? lane : far;
             const i64 pixel = first_pixel + own_pixel, padded = first_channel + own_channel;
-            STORAGE value = 0;
+            value[i] = 0;
             if (pixel < pixels && padded < channels) {
                 u64 group = static_cast<u64>(padded), row = static_cast<u64>(pixel);
                 const i64 channel = static_cast<i64>(split_off(group, P.by_channel_pitch));
                 const i64 w = static_cast<i64>(split_off(row, P.by_input_column));
                 const i64 h = static_cast<i64>(split_off(row, P.by_input_row)), d = static_cast<i64>(row);
                 if (channel < P.C)
-                    value = static_cast<const STORAGE*>(P.x)[n * P.x_step.n +
-                                                             (static_cast<i64>(group) * P.C + channel) * P.x_step.c +
-                                                             d * P.x_step.d + h * P.x_step.h + w * P.x_step.w];
+                    value[i] = static_cast<const STORAGE*>(P.x)[n * P.x_step.n +
+                                                                (static_cast<i64>(group) * P.C + channel) * P.x_step.c +
+                                                                d * P.x_step.d + h * P.x_step.h + w * P.x_step.w];
             }
-            square[own_pixel * PITCH + own_channel] = value;
+        }
+#pragma unroll
+        for (int i = 0; i < SIDE / LINES; ++i) {
+            const int far = line + i * LINES;
+            square[(by_channels ? far : lane) * PITCH + (by_channels ? lane : far)] = value[i];
         }
         __syncthreads();
 #pragma unroll

@@ -13,7 +13,7 @@ def main() -> int:
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         names = ", ".join(missing)
-        print(f"stridekit: the command line needs {names}: pip install 'stridekit[cli]'", file=sys.stderr)
+        print(f"stridekit: the command line needs {names}: pip install '.[cli]' in the clone", file=sys.stderr)
         return 2
     from stridekit.cli import run
 

@@ -6,8 +6,10 @@ cannot be read or written costs time, never an error.
 
 from __future__ import annotations
 
+import atexit
 import hashlib
 import os
+import shutil
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -30,7 +32,9 @@ def cache_dir() -> Path:
 @cache
 def private_folder() -> Path:
     """Make a folder for this process alone: a user without a home; what others can write must not be loaded."""
-    return Path(tempfile.mkdtemp(prefix="stridekit-"))
+    folder = Path(tempfile.mkdtemp(prefix="stridekit-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 def sealed(content: bytes) -> bytes:

@@ -210,22 +210,26 @@ class Plan:
         return layout_view(result, self._channels_last) if out is None else out
 
     def _execute(self, operands: Operands, target: Array | None) -> Array:
-        """Run on arrays that live where the plan runs."""
+        """Run on arrays that live where the plan runs; where memory runs out, again in less, with the same bits."""
         try:
             return self._attempt(operands, target, None)
         except VramBudgetError:
             raise
-        except MemoryError:
-            free = self._memory.free_bytes()
-            if free is None:
-                raise
-        # Less is free than was planned for: once more within what there is, in the same bits.
-        try:
-            return self._attempt(operands, target, free)
-        except VramBudgetError as error:
-            raise VramBudgetError(f"{self.device.name} has {free} bytes free: {error}") from None
         except MemoryError as error:
-            raise VramBudgetError(f"{self.device.name} has {free} bytes free, in pieces too small: {error}") from None
+            # Its frames hold what was allocated before it ran out.
+            failure = error.with_traceback(None)
+        free = self._memory.free_bytes()
+        if free is None:
+            raise failure
+        for limit in (free, free // 2, free // 4):
+            try:
+                return self._attempt(operands, target, limit)
+            except VramBudgetError as error:
+                raise VramBudgetError(f"{self.device.name} has {free} bytes free: {error}") from None
+            except MemoryError as error:
+                # What is free may lie in pieces: a quarter of it may still be had at once.
+                failure = error.with_traceback(None)
+        raise VramBudgetError(f"{self.device.name} has {free} bytes free, in pieces too small: {failure}")
 
     def _attempt(self, operands: Operands, target: Array | None, limit: int | None) -> Array:
         packed = operands.packed_weight is not None

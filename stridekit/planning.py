@@ -61,6 +61,8 @@ def plan_conv(
         As for `stridekit.conv2d`; None is channels first.
     memory_order : {"channels_first", "channels_last"}, optional
         How the input will lie in memory; by default as `layout` says.
+    stride, padding, dilation, groups, padding_mode, activation, precision
+        As for `stridekit.conv2d`.
     bias : bool
         Whether a bias will be added.
     direction : {"forward"}

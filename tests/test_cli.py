@@ -285,7 +285,7 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
     monkeypatch.setattr(command, "find_spec", lambda name: None if name == "typer" else object())
     assert command.main() == 2
     captured = capsys.readouterr()
-    assert captured.err == "stridekit: the command line needs typer: pip install 'stridekit[cli]'\n"
+    assert captured.err == "stridekit: the command line needs typer: pip install '.[cli]' in the clone\n"
     assert captured.out == ""
 
 

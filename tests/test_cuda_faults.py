@@ -49,10 +49,14 @@ def fake_cupy(count: int | Exception = 1, *, driver: int = 13010, major: int = 9
 
 INSUFFICIENT = RuntimeError("cudaErrorInsufficientDriver")
 FAULTS: dict[str, tuple[Any, str]] = {
-    "no driver": (fake_cupy(INSUFFICIENT, driver=0), "there is no NVIDIA driver here.*backend='cpu'"),
+    "no driver": (fake_cupy(INSUFFICIENT, driver=0), "there is no NVIDIA driver here; install one.*--gpus all"),
     "driver too old": (
+        fake_cupy(INSUFFICIENT, driver=12080),
+        r"the driver is too old: it knows CUDA 12\.8 and .* wants 13\.2; update it, or pip install '\.\[cuda12\]'",
+    ),
+    "driver much too old": (
         fake_cupy(INSUFFICIENT, driver=12040),
-        r"the driver is too old: it knows CUDA 12\.4 and this CuPy wants 13\.2.*stridekit\[cuda12\]",
+        r"the driver is too old: it knows CUDA 12\.4 and .* wants 13\.2; update it \(asked",
     ),
     "broken": (fake_cupy(RuntimeError("cudaErrorUnknown")), "CUDA does not start .*cudaErrorUnknown"),
     "no device": (fake_cupy(0), "CUDA sees no device.*CUDA_VISIBLE_DEVICES"),
@@ -82,7 +86,7 @@ def test_what_is_missing_is_named_with_its_cure(fault: str, monkeypatch: pytest.
 def test_without_cupy_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cupy_runtime, "_cupy", fail_to_import)
     assert "No module named 'cupy'" in unavailable("cuda")
-    assert "stridekit[cuda13]" in unavailable("cuda")
+    assert "pip install '.[cuda13]'" in unavailable("cuda")
 
 
 def test_without_nvrtc_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,7 +99,7 @@ def test_without_nvrtc_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> No
         cached.cache_clear()
     try:
         assert "NVRTC cannot be loaded (libnvrtc.so.13 is not there)" in unavailable("cuda")
-        assert "stridekit[cuda13]" in unavailable("cuda")
+        assert "pip install '.[cuda13]'" in unavailable("cuda")
     finally:
         for cached in (compiling.unavailable, compiling.version):
             cached.cache_clear()
@@ -201,6 +205,18 @@ def test_no_memory_at_all_becomes_a_budget_error_that_says_what_was_free() -> No
         plan = sk.plan_conv(x.shape, weight.shape, dtype="float16", padding=1, backend="cuda")
         with pytest.raises(sk.VramBudgetError, match=r"emulator has 1024 bytes free: .*smallest that works"):
             plan.execute(x, weight)
+
+
+@emulated
+def test_what_a_failed_attempt_had_allocated_is_free_for_the_next(rng: np.random.Generator) -> None:
+    """The workspace fails behind an output that fits: the second attempt must find all of the memory again."""
+    x = rng.standard_normal((4, 64, 24, 24)).astype(np.float16)
+    weight = rng.standard_normal((64, 64, 3, 3)).astype(np.float16)
+    with use_emulator():
+        plan = sk.plan_conv(x.shape, weight.shape, dtype="float16", padding=1, backend="cuda")
+        wanted = plan.execute(x, weight)
+    with use_emulator(capacity=plan.vram.allocated - 512):
+        assert_same_bits(plan.execute(x, weight), wanted)
 
 
 @emulated

@@ -26,7 +26,7 @@ from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.primitives import primitives
 
-REASON = "there is no NVIDIA driver here; pip install 'stridekit[cuda13]'"
+REASON = "there is no NVIDIA driver here; pip install '.[cuda13]'"
 
 
 # Without CUDA.

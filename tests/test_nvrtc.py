@@ -36,7 +36,7 @@ pytestmark = [
     pytest.mark.nvrtc,
     pytest.mark.skipif(
         bool(compiling.unavailable()) or nvdisasm() is None,
-        reason=compiling.unavailable() or "there is no nvdisasm; pip install 'stridekit[nvrtc]'",
+        reason=compiling.unavailable() or "there is no nvdisasm; pip install '.[nvrtc]'",
     ),
 ]
 

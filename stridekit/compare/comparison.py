@@ -210,7 +210,7 @@ class StrideComparison:
         OSError
             If it cannot be written.
         ImportError
-            If matplotlib is not installed: ``pip install 'stridekit[cli]'``.
+            If matplotlib is not installed: ``pip install '.[cli]'`` in the clone.
         """
         from stridekit.report import write_report
 

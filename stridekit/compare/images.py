@@ -161,4 +161,4 @@ def _over_white(picture: Image) -> Image:
 
 def _need(module: str, distribution: str, what: str) -> None:
     if find_spec(module) is None:
-        raise ImageError(f"{what}: {distribution} is needed and not installed; pip install 'stridekit[cli]'")
+        raise ImageError(f"{what}: {distribution} is needed and not installed; pip install '.[cli]' in the clone")

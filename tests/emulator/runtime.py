@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import cache
@@ -26,21 +27,25 @@ class EmulatedMemory:
         self.granularity = granularity
         self._resident = resident
         self._capacity = capacity
+        self._taken = 0
 
     def entered(self) -> AbstractContextManager[object]:
         return nullcontext()
 
     def empty(self, nbytes: int) -> tuple[object, np.ndarray]:
-        if self._capacity is not None and nbytes > self._capacity:
-            raise MemoryError(f"emulated device: {nbytes} bytes of {self._capacity}")
-        # NaN everywhere: what a kernel leaves unwritten shows.
-        if self.granularity == 1:
-            buffer = np.full(nbytes, 0xFF, np.uint8)
-            return buffer, buffer
-        # On 512 bytes, as CuPy's are.
-        buffer = np.full(nbytes + GRANULARITY, 0xFF, np.uint8)
-        offset = -buffer.ctypes.data % GRANULARITY
+        free = self.free_bytes()
+        if free is not None and nbytes > free:
+            raise MemoryError(f"emulated device: {nbytes} bytes wanted, {free} free")
+        # NaN everywhere: what a kernel leaves unwritten shows. On 512 bytes, as CuPy's are, unless bytes are counted.
+        spare = 0 if self.granularity == 1 else GRANULARITY
+        buffer = np.full(nbytes + spare, 0xFF, np.uint8)
+        self._take(nbytes)
+        weakref.finalize(buffer, self._take, -nbytes).atexit = False
+        offset = -buffer.ctypes.data % GRANULARITY if spare else 0
         return buffer, buffer[offset : offset + nbytes]
+
+    def _take(self, nbytes: int) -> None:
+        self._taken += nbytes
 
     def resident(self, array: np.ndarray) -> bool:
         # A GPU reads whole elements only; what lies otherwise is copied, as arrays of the host are.
@@ -57,7 +62,7 @@ class EmulatedMemory:
         return source.copy()
 
     def free_bytes(self) -> int | None:
-        return self._capacity
+        return None if self._capacity is None else self._capacity - self._taken
 
     def seconds(self, call: Callable[[], object]) -> float:
         start = time.perf_counter()
@@ -83,7 +88,7 @@ class EmulatedRuntime:
     resident
         Whether NumPy arrays count as device memory; else they are copied there and back, as on a real device.
     capacity
-        Bytes that one allocation can have.
+        Bytes that the device has.
     model
         Name of the profile whose numbers the device has.
     """

@@ -18,7 +18,7 @@ from stridekit.backends.cuda.sources import Kernel, source_of
 from stridekit.caching import cache_dir, private_folder, write_renamed
 from stridekit.errors import BackendUnavailableError
 
-INSTALL = "pip install 'stridekit[cuda13]' (driver 580 or later) or 'stridekit[cuda12]'"
+INSTALL = "pip install '.[cuda13]' (driver 580 or later) or '.[cuda12]' in the clone"
 
 
 @dataclass(frozen=True)

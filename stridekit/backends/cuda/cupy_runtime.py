@@ -18,6 +18,12 @@ from stridekit.errors import BackendUnavailableError
 
 _OPT_IN_SHARED = 48 * 1024
 """Bytes of dynamic shared memory that a kernel gets without asking."""
+_OLDEST_CUDA_12 = 12080
+"""CUDA's version of which the extra cuda12 brings the compiler."""
+_OUT_OF_MEMORY = 2
+"""CUDA_ERROR_OUT_OF_MEMORY."""
+_SLOWEST_MEMORY = 10**10
+"""Bytes per second, for devices that do not say how fast their memory is."""
 
 
 class CupyMemory:
@@ -52,18 +58,24 @@ class CupyMemory:
         return ""
 
     def upload(self, target: Array, source: np.ndarray) -> None:
-        """Copy to the device, on the current stream."""
+        """Copy to the device, and wait: pinned memory is read later, and the caller may change it."""
         target.set(source)
+        _cupy().cuda.get_current_stream().synchronize()
 
     def download(self, source: Array) -> np.ndarray:
         """Copy from the device, and wait."""
-        result: np.ndarray = source.get()
+        # Into memory of its own: where the host can read the device's, get() alone may return that, and not wait.
+        result = np.empty(source.shape, source.dtype)
+        source.get(out=result)
         return result
 
     def free_bytes(self) -> int | None:
-        """Return what the driver and the current device's pool could give."""
+        """Return what the driver and the default pool could give, within the pool's limit."""
         cupy = _cupy()
-        return int(cupy.cuda.runtime.memGetInfo()[0]) + int(cupy.get_default_memory_pool().free_bytes())
+        pool = cupy.get_default_memory_pool()
+        free = int(cupy.cuda.runtime.memGetInfo()[0]) + int(pool.free_bytes())
+        limit = int(pool.get_limit())
+        return min(free, limit - int(pool.used_bytes())) if limit else free
 
     def seconds(self, call: Callable[[], object]) -> float:
         """Time a call by events on the current stream."""
@@ -99,6 +111,9 @@ class CupyRuntime:
         BackendUnavailableError
             For a profile.
         """
+        reason = self.unavailable()
+        if reason and device.ordinal is not None:
+            raise BackendUnavailableError(f"the plan is for {device.name}, and CUDA cannot be used here: {reason}")
         if device.ordinal is None:
             raise BackendUnavailableError(
                 f"the plan was made for the profile {device.name!r}, which predicts and does not run; plan with "
@@ -137,16 +152,30 @@ def _function(kernel: Kernel, architecture: str, ordinal: int | None) -> Any:
     """Load a kernel on a device, once in a process; modules belong to a device, so `ordinal` is part of the key."""
     path = compiling.cubin_path(kernel, architecture)
     try:
-        function = _cupy().RawModule(path=str(path)).get_function(kernel.entry)
-        if kernel.shared_bytes > _OPT_IN_SHARED:
-            function.max_dynamic_shared_size_bytes = kernel.shared_bytes
+        try:
+            return _loaded(kernel, str(path))
+        except Exception as error:
+            if getattr(error, "status", None) != _OUT_OF_MEMORY:
+                raise
+        # Code takes memory of the device too, beside CuPy's pool, which may hold all of it.
+        _cupy().get_default_memory_pool().free_all_blocks()
+        return _loaded(kernel, str(path))
     except Exception as error:
+        if getattr(error, "status", None) == _OUT_OF_MEMORY:
+            raise MemoryError(f"the device has no memory left for the code of {kernel.entry}") from error
         major, minor = compiling.version()
         raise BackendUnavailableError(
             f"the driver (CUDA {_dotted(int(_cupy().cuda.runtime.driverGetVersion()))}) cannot load {kernel.entry}, "
             f"compiled by NVRTC {major}.{minor} for sm_{architecture}: {error}; install a newer driver, or an older "
             f"NVRTC: {compiling.INSTALL}"
         ) from error
+
+
+def _loaded(kernel: Kernel, path: str) -> Any:
+    # Of this kernel's own: a module that failed to load is not remembered.
+    function = _cupy().RawModule(path=path).get_function(kernel.entry)
+    if kernel.shared_bytes > _OPT_IN_SHARED:
+        function.max_dynamic_shared_size_bytes = kernel.shared_bytes
     return function
 
 
@@ -176,14 +205,17 @@ def _probe() -> str:
         return "CUDA sees no device; is CUDA_VISIBLE_DEVICES set, and is the container run with --gpus all?"
     ordinal = int(runtime.getDevice())
     properties = runtime.getDeviceProperties(ordinal)
+    return _too_old(properties) or compiling.unavailable()
+
+
+def _too_old(properties: dict[str, Any]) -> str:
     capability = int(properties["major"]), int(properties["minor"])
-    if capability < OLDEST:
-        name = properties["name"].decode()
-        return (
-            f"{name} has compute capability {capability[0]}.{capability[1]}, the kernels need {OLDEST[0]}.{OLDEST[1]} "
-            f"(Ampere) or later; NumPy arrays run with backend='cpu'"
-        )
-    return compiling.unavailable()
+    if capability >= OLDEST:
+        return ""
+    return (
+        f"{properties['name'].decode()} has compute capability {capability[0]}.{capability[1]}, the kernels need "
+        f"{OLDEST[0]}.{OLDEST[1]} (Ampere) or later; NumPy arrays run with backend='cpu'"
+    )
 
 
 def _no_driver(runtime: Any, error: Exception) -> str:
@@ -193,11 +225,12 @@ def _no_driver(runtime: Any, error: Exception) -> str:
         driver = 0
     wanted = int(runtime.runtimeGetVersion())
     if driver == 0:
-        return "there is no NVIDIA driver here; NumPy arrays run with backend='cpu'"
+        return "there is no NVIDIA driver here; install one, or run the container with --gpus all"
     if driver // 1000 < wanted // 1000:
+        older = ", or pip install '.[cuda12]' in the clone" if driver >= _OLDEST_CUDA_12 else ""
         return (
-            f"the driver is too old: it knows CUDA {_dotted(driver)} and this CuPy wants {_dotted(wanted)}; update the "
-            f"driver, or pip install 'stridekit[cuda{driver // 1000}]'"
+            f"the driver is too old: it knows CUDA {_dotted(driver)} and this CuPy wants {_dotted(wanted)}; update it"
+            f"{older}"
         )
     return f"CUDA does not start ({error})"
 
@@ -209,6 +242,9 @@ def _dotted(version: int) -> str:
 @cache
 def _device(ordinal: int) -> CudaDevice:
     properties = _cupy().cuda.runtime.getDeviceProperties(ordinal)
+    reason = _too_old(properties)
+    if reason:
+        raise BackendUnavailableError(f"cuda:{ordinal} cannot be used: {reason}")
     attributes = _cupy().cuda.Device(ordinal).attributes
     # Bytes per second: memory clock in kHz, both edges, times the width of the bus in bits.
     bandwidth = attributes["MemoryClockRate"] * 1000 * 2 * attributes["GlobalMemoryBusWidth"] // 8
@@ -220,7 +256,7 @@ def _device(ordinal: int) -> CudaDevice:
         multiprocessors=int(properties["multiProcessorCount"]),
         clock_hz=int(attributes["ClockRate"]) * 1000,
         memory_bytes=int(properties["totalGlobalMem"]),
-        memory_bytes_per_s=int(bandwidth),
+        memory_bytes_per_s=max(int(bandwidth), _SLOWEST_MEMORY),
         shared_bytes_of_block=int(attributes["MaxSharedMemoryPerBlockOptin"]),
         shared_bytes_of_multiprocessor=int(attributes["MaxSharedMemoryPerMultiprocessor"]),
     )

@@ -123,6 +123,8 @@ def profile(name: str) -> CudaDevice:
     BackendUnavailableError
         Naming those there are.
     """
-    if name not in PROFILES:
-        raise BackendUnavailableError(f"device is {name!r}; the profiles are {', '.join(PROFILES)}")
-    return PROFILES[name]
+    for known, device in PROFILES.items():
+        if known.lower() == name.lower():
+            return device
+    hint = "; an array runs on its own device, and backend= chooses among backends"
+    raise BackendUnavailableError(f"device is {name!r}; the profiles are {', '.join(PROFILES)}{hint}")

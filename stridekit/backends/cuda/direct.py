@@ -13,7 +13,7 @@ from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import pack_weights
-from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.problem import ConvProblem
@@ -71,7 +71,7 @@ class Direct:
     def run(self, problem: ConvProblem, device: CudaDevice, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`."""
         weight, x = operands.weight, operands.input
-        filled = _prepared(problem).copy()
+        filled = fresh(_prepared(problem))
         p = filled[0]
         p["x"], p["x_step"], p["y"], p["y_step"] = address(x), steps_of(x), address(out), steps_of(out)
         if operands.packed_weight is None:
@@ -95,6 +95,8 @@ def direct_kernel(dtype: str, filters: int, neighbours_are_filters: bool, narrow
         ("UNSIGNED_INDEX", "u32" if narrow else "u64"),
         ("FILTERS", str(filters)),
         ("NEIGHBOURS_ARE_FILTERS", str(int(neighbours_are_filters))),
+        # Few registers for many warps where a thread waits for most of its time; what 64 bits take would spill.
+        ("MIN_BLOCKS", "8" if filters == 1 and narrow else "1"),
     )
     return Kernel("direct.cu", f"{name}_{'i32' if narrow else 'i64'}", defines, _THREADS)
 
@@ -133,8 +135,7 @@ def _narrow(problem: ConvProblem, p: Any) -> bool:
         *(axis.padded_size + axis.kernel_extent for axis in problem.geometry.axes),
         *(axis.stride * axis.output_size for axis in problem.geometry.axes),
         problem.group_in_channels * abs(int(p["x_step"]["c"])),
-        problem.group_in_channels * abs(int(p["weight_step"][1])),
-        2 * max(FILTERS) * abs(int(p["weight_step"][0])),
+        problem.group_in_channels * abs(int(p["weight_step"][1])) + 2 * max(FILTERS) * abs(int(p["weight_step"][0])),
         problem.out_channels,
     )
     return largest < 2**31

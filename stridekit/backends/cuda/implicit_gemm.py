@@ -15,7 +15,7 @@ from stridekit.backends.cuda.direct import LAUNCH_SECONDS, at_typical_batch
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, THREADS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import TILE_SIDE, pack_weights, to_channels_last
-from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import (
@@ -34,8 +34,8 @@ from stridekit.workspace import WorkspaceLayout
 
 LARGEST_M = 2**31 - 1
 """Output pixels of one launch: its indices of pixels have 32 bits."""
-_GATHER_FACTOR = 1.5
-"""How much longer a tile takes whose inputs are gathered element by element, to order of magnitude."""
+_READING = dict(zip(LOADERS, (1.0, 1.5, 5.0), strict=True))
+"""How much longer a tile takes by the way it reads, to order of magnitude: a stem finds a place for each element."""
 
 
 class _ImplicitGemm:
@@ -81,8 +81,7 @@ class _ImplicitGemm:
         """Return the modelled seconds: tiles, and what is packed, copied and added up beside them."""
         problem = at_typical_batch(problem)
         _, seconds, _ = choose_tile(problem, device, self.tiles(problem), self.rate(problem, device))
-        if _loader(problem, device) != LOADERS[0]:
-            seconds *= _GATHER_FACTOR
+        seconds *= _READING[_loader(problem, device)]
         beside = 2 * sum(nbytes for _, nbytes in _layout(problem, device, packed=False).regions)
         launches = 1 + len(_layout(problem, device, packed=False).regions)
         moving = (beside + problem.moved_bytes) / device.memory_bytes_per_s
@@ -128,15 +127,15 @@ class _ImplicitGemm:
             samples = slice(first, min(first + most, problem.batch))
             whole = samples == slice(0, problem.batch)
             part = problem if whole else replace(problem, batch=samples.stop - first)
-            read = Operands(operands.input[samples], None, packed, operands.bias)
-            self._run_part(part, device, tile, read, parts, out[samples])
+            x, y = (operands.input, out) if whole else (operands.input[samples], out[samples])
+            self._run_part(part, device, tile, Operands(x, None, packed, operands.bias), parts, y)
 
     def _run_part(
         self, problem: ConvProblem, device: CudaDevice, tile: Tile, operands: Operands, parts: dict[str, Array],
         out: Array,
     ) -> None:  # fmt: skip
         inner, x = reduction(problem, device), operands.input
-        filled = _prepared(problem, device).copy()
+        filled = fresh(_prepared(problem, device))
         p = filled[0]
         p["x"], p["x_step"], p["group_step"] = address(x), steps_of(x), problem.group_in_channels * _channel_step(x)
         p["y"], p["y_step"], p["packed"] = address(out), steps_of(out), address(operands.packed_weight)

@@ -9,7 +9,7 @@ import numpy as np
 from stridekit.arrays import Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.launching import launch
-from stridekit.backends.cuda.parameters import parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.errors import ShapeError
@@ -35,7 +35,7 @@ def pack_weights(
     """Write weights as [groups][K][depth]: taps in order, `channel_pitch` channels each, zeros where there are none."""
     if depth >= 2**31:
         raise ShapeError(f"a filter of {depth} weights cannot be packed; give the weights as they are")
-    filled = _packing(problem, channel_pitch, depth).copy()
+    filled = fresh(_packing(problem, channel_pitch, depth))
     p = filled[0]
     p["weight"], p["weight_step"], p["packed"] = address(weight), steps_of(weight), address(packed)
     blocks = -(-problem.out_channels * depth // _THREADS)

@@ -7,6 +7,7 @@ and the device alone.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.problem import ConvProblem
@@ -102,6 +103,7 @@ def chunk_elements(problem: ConvProblem) -> int:
     return CHUNK_BYTES // problem.itemsize
 
 
+@lru_cache(maxsize=4096)
 def reduction(problem: ConvProblem, device: CudaDevice) -> Reduction:
     """Lay out the reduction of one sample and split it so that small images fill the device."""
     chunk, row = chunk_elements(problem), ROW_BYTES // problem.itemsize
@@ -117,6 +119,7 @@ def reduction(problem: ConvProblem, device: CudaDevice) -> Reduction:
     return Reduction(pitch, blocks * row, -(-blocks // per_split), per_split)
 
 
+@lru_cache(maxsize=4096)
 def choose_tile(
     problem: ConvProblem, device: CudaDevice, tiles: tuple[Tile, ...], multiply_adds_per_s: float
 ) -> tuple[Tile | None, float, tuple[str, ...]]:
