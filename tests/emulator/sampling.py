@@ -170,11 +170,12 @@ def unvisited(launched: Collection[str]) -> list[str]:
 
 
 def sample(flavour: str, seconds: float, seed: int) -> Counter[str]:
-    """Run samples until the time is up; return how often each kernel was launched."""
+    """Visit every family, then run random samples until the time is up; return how often each kernel was launched."""
     rng, launched, start = np.random.default_rng(seed), Counter[str](), time.monotonic()
     missing = unvisited(launched)
     for each in itertools.chain(visits(rng), draws(rng)):
-        if time.monotonic() - start > seconds:
+        # However slow the machine: no family may go without.
+        if not missing and time.monotonic() - start > seconds:
             break
         print(each, flush=True)
         launched.update(each.run(flavour))
