@@ -73,7 +73,7 @@ def schedule(
 
 def whole_units(nbytes: int, device: Device) -> int:
     """Round bytes up to what an allocation in the device's memory takes."""
-    return -(-nbytes // device.granularity) * device.granularity
+    return align(nbytes, device.granularity)
 
 
 def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool) -> Iterator[Schedule]:

@@ -23,6 +23,7 @@ import numpy as np
 from stridekit.arrays import Array
 from stridekit.errors import ShapeError, VramBudgetError
 from stridekit.memory import HOST, Memory
+from stridekit.workspace import align
 
 if TYPE_CHECKING:
     from stridekit.plan import Plan
@@ -122,7 +123,7 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
         problem.output_bytes,
         workspace,
     )
-    operand, weight, bias, output, scratch = (-(-nbytes // unit) * unit for nbytes in parts)
+    operand, weight, bias, output, scratch = (align(nbytes, unit) for nbytes in parts)
     return VramUsage(
         input=operand,
         weight=weight,
@@ -231,7 +232,7 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], memory: Memory = HOST
     The only allocation that execution makes. Whole units of the memory are counted: those that its pool takes.
     """
     exact = math.prod(shape) * dtype.itemsize
-    nbytes = -(-exact // memory.granularity) * memory.granularity
+    nbytes = align(exact, memory.granularity)
     if nbytes == 0:
         return memory.empty(0)[1].view(dtype).reshape(shape)
     with _counting:

@@ -12,9 +12,9 @@ ALIGNMENT = 64
 """Bytes: a cache line, and the width of the widest vector."""
 
 
-def align(nbytes: int) -> int:
-    """Round a number of bytes up to whole cache lines."""
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+def align(nbytes: int, unit: int = ALIGNMENT) -> int:
+    """Round a number of bytes up to whole units: cache lines, or what a memory deals out."""
+    return -(-nbytes // unit) * unit
 
 
 @dataclass(frozen=True)
