@@ -37,6 +37,7 @@ from randoms import random_case
 from stridekit.backends.cuda import direct, implicit_gemm
 from stridekit.backends.cuda.catalog import TILES, families
 from stridekit.backends.cuda.tiles import Tile
+from stridekit.workspace import ALIGNMENT, align
 
 from . import runtime as emulated
 from . import sanitizing, use_emulator
@@ -91,7 +92,7 @@ class Sample:
                 stack.enter_context(patch.object(direct, "_narrow", lambda *_: False))
             if flavour == "address":
                 # The last part of a workspace ends where the workspace ends; what every part needs, its size keeps.
-                stack.enter_context(patch("stridekit.workspace.align", lambda nbytes: nbytes))
+                stack.enter_context(patch("stridekit.workspace.align", _unless_cache_lines))
             runtime = stack.enter_context(use_emulator(flavour=flavour, schedule=self.schedule))
             plan = self.plan()
             weight = plan.pack(arrays.weight) if self.packed else arrays.weight
@@ -107,6 +108,10 @@ class Sample:
         plan = self.case.plan("cuda", precision=self.precision)
         device = plan.device.frugal() if self.in_place else plan.device
         return replace(plan, algorithm=self.algorithm, device=device)
+
+
+def _unless_cache_lines(nbytes: int, unit: int = ALIGNMENT) -> int:
+    return nbytes if unit == ALIGNMENT else align(nbytes, unit)
 
 
 def _tf32(values: np.ndarray) -> np.ndarray:
