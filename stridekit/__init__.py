@@ -26,6 +26,14 @@ if TYPE_CHECKING:
     from stridekit.geometry import conv_geometry as conv_geometry
     from stridekit.planning import plan_conv as plan_conv
     from stridekit.planning import use_backend as use_backend
+    from stridekit.pool import avg_pool1d as avg_pool1d
+    from stridekit.pool import avg_pool2d as avg_pool2d
+    from stridekit.pool import avg_pool3d as avg_pool3d
+    from stridekit.pool import max_pool1d as max_pool1d
+    from stridekit.pool import max_pool2d as max_pool2d
+    from stridekit.pool import max_pool3d as max_pool3d
+    from stridekit.pool_gradients import avg_pool_grad as avg_pool_grad
+    from stridekit.pool_gradients import max_pool_grad as max_pool_grad
 
 _HOMES = {
     "conv1d": "conv",
@@ -34,6 +42,14 @@ _HOMES = {
     "conv_geometry": "geometry",
     "plan_conv": "planning",
     "use_backend": "planning",
+    "max_pool_grad": "pool_gradients",
+    "avg_pool_grad": "pool_gradients",
+    "max_pool3d": "pool",
+    "max_pool2d": "pool",
+    "max_pool1d": "pool",
+    "avg_pool3d": "pool",
+    "avg_pool2d": "pool",
+    "avg_pool1d": "pool",
     "compare_strides": "compare",
     "get_num_threads": "backends.cpu.threads",
     "set_num_threads": "backends.cpu.threads",
