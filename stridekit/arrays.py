@@ -45,6 +45,27 @@ def one_library_error(libraries: dict[str, str]) -> BackendUnavailableError:
     return BackendUnavailableError(f"{found}; nothing is copied between them silently: use one library")
 
 
+def one_library(arrays: dict[str, Array]) -> str:
+    """Return the library that all arrays are of, by their names; the optional ones, bias and out, may be None."""
+    libraries = {
+        name: library_of(name, array)
+        for name, array in arrays.items()
+        if array is not None or name not in ("bias", "out")
+    }
+    if len(set(libraries.values())) > 1:
+        raise one_library_error(libraries)
+    return next(iter(libraries.values()))
+
+
+def one_dtype(arrays: dict[str, Array]) -> str:
+    """Return the dtype that two arrays have."""
+    (first, one), (second, other) = arrays.items()
+    dtype = dtype_name(first, one)
+    if dtype_name(second, other) != dtype:
+        raise DtypeError(f"{first} is {dtype} and {second} {other.dtype}; cast one: {second}.astype({first}.dtype)")
+    return dtype
+
+
 def plain(array: Array) -> Array:
     """View a NumPy subclass (a memory map, say) as a plain array: its memory, none of its behaviour."""
     return array.view(np.ndarray) if isinstance(array, np.ndarray) and type(array) is not np.ndarray else array

@@ -11,14 +11,13 @@ from stridekit.arrays import (
     channels_first_shape,
     channels_first_view,
     channels_last_layout,
-    dtype_name,
-    library_of,
     memory_order,
-    one_library_error,
+    one_dtype,
+    one_library,
     plain,
 )
 from stridekit.backends import load_backend
-from stridekit.errors import DtypeError, ShapeError
+from stridekit.errors import ShapeError
 from stridekit.padding import Padding
 from stridekit.planning import choose_backend, choose_plan
 from stridekit.problem import ConvProblem, conv_problem
@@ -189,7 +188,7 @@ def _conv(
     out: Array | None,
     backend: str,
 ) -> Array:
-    library = _one_library({"x": x, "weight": weight}, {"bias": bias, "out": out})
+    library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
     last = channels_last_layout(layout, rank)
     if x.ndim != rank + 2 or weight.ndim != rank + 2:
         hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
@@ -197,9 +196,7 @@ def _conv(
             f"x has {x.ndim} axes {x.shape} and weight {weight.ndim} {weight.shape}; conv{rank}d wants {rank + 2} "
             f"each{hint}"
         )
-    dtype = dtype_name("x", x)
-    if dtype_name("weight", weight) != dtype:
-        raise DtypeError(f"x is {dtype} and weight {weight.dtype}; cast one: weight.astype(x.dtype)")
+    dtype = one_dtype({"x": x, "weight": weight})
     arguments = (
         channels_first_shape(tuple(x.shape), last),
         tuple(weight.shape),
@@ -218,14 +215,6 @@ def _conv(
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
     return plan.execute(x, weight, bias, out=out)
-
-
-def _one_library(arrays: dict[str, Array], optional: dict[str, Array | None]) -> str:
-    given = arrays | {name: array for name, array in optional.items() if array is not None}
-    libraries = {name: library_of(name, array) for name, array in given.items()}
-    if len(set(libraries.values())) > 1:
-        raise one_library_error(libraries)
-    return libraries["x"]
 
 
 def _plain(value: object) -> bool:

@@ -35,6 +35,12 @@ from stridekit.tiling import Schedule, whole_units
 from stridekit.tiling import schedule as tiled
 
 _UINT8 = np.dtype(np.uint8)
+_OPERANDS = {
+    "forward": ("x", "weight"),
+    "input_grad": ("weight", "grad_output"),
+    "weight_grad": ("input", "grad_output"),
+}
+"""By direction, in the order of its function."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +102,7 @@ class Plan:
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result, in the plan's layout."""
-        return layout_shape(self.problem.output_shape, self._channels_last)
+        return self._shown(self.problem.result_shape)
 
     @property
     def flops(self) -> int:
@@ -140,7 +146,7 @@ class Plan:
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
         if not bounds or self.problem.batch == 0:
             return self._whole[packed]
-        output = 0 if out_given else whole_units(self.problem.output_bytes, self.device)
+        output = 0 if out_given else whole_units(self.problem.result_bytes, self.device)
         return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=min(bounds))
 
     @cached_property
@@ -156,7 +162,14 @@ class Plan:
         Parameters
         ----------
         weight : array, shape (K, C / groups, \\*kernel)
+
+        Raises
+        ------
+        ShapeError
+            By a plan for the weight's gradient, which reads none.
         """
+        if self.problem.direction == "weight_grad":
+            raise ShapeError("a plan for the weight's gradient reads no weight; there is nothing to pack")
         with self._memory.entered():
             self._check_operand("weight", weight, self.problem.weight_shape)
             given = plain(weight)
@@ -167,25 +180,30 @@ class Plan:
         return PackedWeight(buffer, self.algorithm, self._algorithm.packing(self.problem, self.device))
 
     def execute(
-        self, x: Array, weight: Array | PackedWeight, bias: Array | None = None, *, out: Array | None = None
+        self,
+        first: Array | PackedWeight,
+        second: Array | PackedWeight,
+        bias: Array | None = None,
+        *,
+        out: Array | None = None,
     ) -> Array:
         """Run the plan.
 
         Parameters
         ----------
-        x : array
-            Of the plan's input shape, dtype and memory order.
-        weight : array or PackedWeight
-            As given, shape ``(K, C / groups, *kernel)``, or from `pack`.
+        first, second : array or PackedWeight
+            The operands of the plan's direction: ``x, weight`` forward, ``weight, grad_output`` for the input's
+            gradient, ``input, grad_output`` for the weight's. Arrays over pixels have the plan's shapes, dtype and
+            memory order; a weight comes as given, shape ``(K, C / groups, *kernel)``, or from `pack`.
         bias : array, shape (K,), optional
-            Exactly if the plan was made with ``bias=True``.
+            Exactly if the plan was made with ``bias=True``; shape (C,) for the input's gradient.
         out : array, optional
             Of the result's shape and dtype; must not overlap an operand.
 
         Returns
         -------
         array
-            `out`, or a new array in the input's memory order.
+            `out`, or a new array: over pixels in the memory order of the operand over pixels.
 
         Raises
         ------
@@ -196,18 +214,16 @@ class Plan:
         """
         memory = self._memory
         with memory.entered():
-            self._check_one_library({"x": x, "weight": weight, "bias": bias, "out": out})
-            self._check_operand("x", x, self._input_shape)
-            source = channels_first_view(plain(x), self._channels_last)
-            self._check_memory_order(source)
-            operands = self._operands(source, weight, bias)
+            named = dict(zip(_OPERANDS[self.problem.direction], (first, second), strict=True))
+            self._check_one_library({**named, "bias": bias, "out": out})
+            operands = self._operands(named, bias)
             if out is not None:
-                self._check_out(out, operands)
+                self._check_out(out, named | {"bias": bias})
             if memory is not HOST and not all(memory.resident(array) for array in _arrays(operands, out)):
                 return self._execute_from_host(operands, out)
-            target = None if out is None else channels_first_view(plain(out), self._channels_last)
+            target = None if out is None else channels_first_view(plain(out), self._shows_last)
             result = self._execute(operands, target)
-        return layout_view(result, self._channels_last) if out is None else out
+        return layout_view(result, self._shows_last) if out is None else out
 
     def _execute(self, operands: Operands, target: Array | None) -> Array:
         """Run on arrays that live where the plan runs; where memory runs out, again in less, with the same bits."""
@@ -243,23 +259,21 @@ class Plan:
 
     def _execute_from_host(self, operands: Operands, out: Array | None) -> Array:
         """Copy NumPy operands to the device, run there, and copy the result back."""
-        on_device = Operands(
-            self._upload(operands.input),
-            None if operands.weight is None else self._upload(operands.weight),
-            operands.packed_weight,
-            None if operands.bias is None else self._upload(operands.bias),
-        )
-        last = self.problem.memory_order == "channels_last"
+        lies_last = self.problem.memory_order == "channels_last"
+        pixels = (None if array is None else self._upload(array, lies_last) for array in _over_pixels(operands))
+        others = (None if array is None else self._upload(array) for array in (operands.weight, operands.bias))
+        (source, grad_output), (weight, bias) = pixels, others
+        on_device = Operands(source, weight, operands.packed_weight, bias, grad_output)
+        last = self._result_lies_last
         stored = layout_view(self._execute(on_device, None), last)
-        result = layout_view(channels_first_view(self._memory.download(stored), last), self._channels_last)
+        result = layout_view(channels_first_view(self._memory.download(stored), last), self._shows_last)
         if out is None:
             return result
         out[...] = result
         return out
 
-    def _upload(self, array: np.ndarray) -> Array:
-        """Copy an operand to the device, the input in the plan's memory order."""
-        last = self.problem.memory_order == "channels_last" and array.shape == self.problem.input_shape
+    def _upload(self, array: np.ndarray, last: bool = False) -> Array:
+        """Copy an operand to the device, with its channels outermost or innermost."""
         stored = np.ascontiguousarray(layout_view(array, last))
         target = vram.allocate(stored.shape, stored.dtype, self._memory)
         self._memory.upload(target, stored)
@@ -276,13 +290,24 @@ class Plan:
             algorithm.pack(self.problem, device, operands.weight, packed)
         scratch = workspace[schedule.packed_bytes :]
         for tile in schedule.tiles:
-            part = Operands(operands.input[tile.input], None, packed, operands.bias)
+            source, grad_output = (None if array is None else array[tile.input] for array in _over_pixels(operands))
+            part = Operands(source, None, packed, operands.bias, grad_output)
             nbytes = algorithm.workspace(tile.problem, device, packed=True)
             algorithm.run(tile.problem, device, part, scratch[:nbytes], target[tile.output])
 
+    def _shown(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape that an array of the result's kind has outside: weights have one in every layout."""
+        return layout_shape(shape, self._shows_last)
+
     @cached_property
-    def _input_shape(self) -> tuple[int, ...]:
-        return layout_shape(self.problem.input_shape, self._channels_last)
+    def _shows_last(self) -> bool:
+        """Whether the result has its channels last in the plan's layout."""
+        return self._channels_last and self.problem.direction != "weight_grad"
+
+    @cached_property
+    def _result_lies_last(self) -> bool:
+        """Whether the result lies in memory with its channels innermost."""
+        return self.problem.memory_order == "channels_last" and self.problem.direction != "weight_grad"
 
     @cached_property
     def _channels_last(self) -> bool:
@@ -290,21 +315,34 @@ class Plan:
 
     @cached_property
     def _algorithm(self) -> Algorithm:
-        return algorithms_of(self.backend)[self.algorithm]
+        return algorithms_of(self.backend, self.problem.direction)[self.algorithm]
 
-    def _operands(self, source: Array, weight: Array | PackedWeight, bias: Array | None) -> Operands:
+    def _operands(self, named: dict[str, Any], bias: Array | None) -> Operands:
         problem = self.problem
+        pixels: dict[str, Array] = {}
+        for name, array in named.items():
+            if name != "weight":
+                shape = problem.output_shape if name == "grad_output" else problem.input_shape
+                self._check_operand(name, array, layout_shape(shape, self._channels_last))
+                view = channels_first_view(plain(array), self._channels_last)
+                if not pixels:
+                    self._check_memory_order(name, view)
+                pixels["grad_output" if name == "grad_output" else "input"] = view
+        source, grad_output = pixels.get("input"), pixels.get("grad_output")
         if problem.bias != (bias is not None):
             wanted, came = ("a bias", "none") if problem.bias else ("no bias", "one")
             raise ShapeError(
                 f"the plan was made for {wanted}, bias is {came}; say bias={not problem.bias} to plan_conv"
             )
         if bias is not None:
-            self._check_operand("bias", bias, (problem.out_channels,))
+            self._check_operand("bias", bias, (problem.bias_channels,))
             bias = plain(bias)
+        if "weight" not in named:
+            return Operands(source, None, None, None, grad_output)
+        weight = named["weight"]
         if not isinstance(weight, PackedWeight):
             self._check_operand("weight", weight, problem.weight_shape)
-            return Operands(source, plain(weight), None, bias)
+            return Operands(source, plain(weight), None, bias, grad_output)
         refused = self._memory.refuses(weight.buffer) if self._memory.resident(weight.buffer) else ""
         if refused:
             raise LayoutError(f"packed weight {refused}")
@@ -314,7 +352,7 @@ class Plan:
                 f"weight was packed for {weight.algorithm} {weight.packing}; this plan wants {self.algorithm} "
                 f"{packing}: pack it with this plan's pack()"
             )
-        return Operands(source, None, weight.buffer, bias)
+        return Operands(source, None, weight.buffer, bias, grad_output)
 
     @property
     def _memory(self) -> Memory:
@@ -345,33 +383,35 @@ class Plan:
             )
         check_shape(name, array, shape)
 
-    def _check_memory_order(self, source: Array) -> None:
+    def _check_memory_order(self, name: str, source: Array) -> None:
         order = memory_order(source)
         if order not in (None, self.problem.memory_order):
             raise LayoutError(
-                f"x lies {order} in memory, the plan was made for {self.problem.memory_order}; make the plan with "
+                f"{name} lies {order} in memory, the plan was made for {self.problem.memory_order}; make the plan with "
                 f"memory_order={order!r}"
             )
 
-    def _check_out(self, out: Array, operands: Operands) -> None:
+    def _check_out(self, out: Array, operands: dict[str, Any]) -> None:
         self._check_operand("out", out, self.output_shape)
         if not writeable(out):
             raise LayoutError("out is read-only; give an array that can be written")
-        packed = operands.packed_weight
-        named = {"x": operands.input, "weight": operands.weight if packed is None else packed, "bias": operands.bias}
-        for name, operand in named.items():
-            if operand is not None and overlaps(out, operand):
+        for name, operand in operands.items():
+            array = operand.buffer if isinstance(operand, PackedWeight) else operand
+            if array is not None and overlaps(out, array):
                 raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
         if may_share_elements(out):
             raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
 
     def _allocate_output(self) -> Array:
-        problem = self.problem
-        last = problem.memory_order == "channels_last"
-        stored = vram.allocate(layout_shape(problem.output_shape, last), numpy_dtype(problem.dtype), self._memory)
+        problem, last = self.problem, self._result_lies_last
+        stored = vram.allocate(layout_shape(problem.result_shape, last), numpy_dtype(problem.dtype), self._memory)
         return channels_first_view(stored, last)
 
 
 def _arrays(operands: Operands, out: Array | None) -> list[Array]:
-    given = (operands.input, operands.weight, operands.bias, out)
+    given = (*_over_pixels(operands), operands.weight, operands.bias, out)
     return [array for array in given if array is not None]
+
+
+def _over_pixels(operands: Operands) -> tuple[Array, Array]:
+    return operands.input, operands.grad_output

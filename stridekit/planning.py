@@ -47,7 +47,7 @@ def plan_conv(
     device: Device | str | None = None,
     backend: str = "auto",
 ) -> Plan:
-    """Decide how to run a convolution, before there is any array.
+    """Decide how to run a convolution, or a gradient of one, before there is any array.
 
     Parameters
     ----------
@@ -60,13 +60,13 @@ def plan_conv(
     layout : str, optional
         As for `stridekit.conv2d`; None is channels first.
     memory_order : {"channels_first", "channels_last"}, optional
-        How the input will lie in memory; by default as `layout` says.
+        How the input (for the input's gradient: the output's) will lie in memory; by default as `layout` says.
     stride, padding, dilation, groups, padding_mode, activation, precision
         As for `stridekit.conv2d`.
     bias : bool
         Whether a bias will be added.
-    direction : {"forward"}
-        What is computed.
+    direction : {"forward", "input_grad", "weight_grad"}
+        What is computed. The shapes given are the forward convolution's whatever the direction.
     device : Device or str, optional
         Default: the backend's own. A name such as ``"H200"`` plans for a card that need not be here.
     backend : {"auto", "cuda", "cpu", "reference"}
@@ -86,8 +86,6 @@ def plan_conv(
     >>> plan.output_shape, plan.flops
     ((1, 64, 112, 112), 236027904)
     """
-    if direction != "forward":
-        raise ShapeError(f"direction is {direction!r}; this version plans 'forward' only")
     for name, shape in (("input_shape", input_shape), ("weight_shape", weight_shape)):
         if hasattr(shape, "shape"):
             raise ShapeError(f"{name} is an array; wanted its shape, such as x.shape")
@@ -115,6 +113,7 @@ def plan_conv(
         bias=bias,
         activation=activation,
         precision=precision,
+        direction=direction,
     )
     if isinstance(device, str):
         name, known = profile_called(device)
@@ -166,7 +165,8 @@ def asked_backend(argument: str) -> tuple[str, str] | None:
 def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: str, device: Device) -> Plan:
     """Take the cheapest algorithm of `backend` that supports `problem` on `device`: a pure function."""
     candidates = []
-    for algorithm in algorithms_of(backend).values():
+    algorithms = algorithms_of(backend, problem.direction)
+    for algorithm in algorithms.values():
         excluded = algorithm.supports(problem, device)
         cost = float("inf") if excluded else algorithm.cost(problem, device)
         candidates.append(Candidate(algorithm.name, cost, excluded))
@@ -175,7 +175,7 @@ def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: 
         reasons = "; ".join(f"{c.algorithm}: {c.excluded}" for c in candidates)
         raise BackendUnavailableError(f"backend {backend!r} has no algorithm for this problem ({reasons})")
     best = min(legal, key=lambda candidate: candidate.cost)
-    detail = algorithms_of(backend)[best.algorithm].detail(problem, device)
+    detail = algorithms[best.algorithm].detail(problem, device)
     taken = f"{best.algorithm} ({detail})" if detail else best.algorithm
     why = [f"{backend}: {reason}", f"{taken}: modelled at {_seconds(best.cost)}"]
     why.extend(

@@ -14,18 +14,22 @@ from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.padding import Padding
 
 PRECISIONS = ("ieee", "tf32")
+DIRECTIONS = ("forward", "input_grad", "weight_grad")
 LARGEST = 2**40
 """The largest size, step or padding: with the bytes of an element and a few more axes it still fits 64 bits."""
 
 
 @dataclass(frozen=True)
 class ConvProblem:
-    """A convolution: sizes, dtype and memory order, all checked.
+    """A convolution, or a gradient of one: sizes, dtype and memory order, all checked.
+
+    Whatever the direction, input, weight and output are those of the forward convolution.
 
     Attributes
     ----------
-    direction : {"forward"}
-        What is computed from what.
+    direction : {"forward", "input_grad", "weight_grad"}
+        What is computed from what: the output from input and weight, the input's gradient from weight and the
+        output's, or the weight's from input and the output's.
     batch, in_channels, out_channels, groups : int
         N, C, K and G.
     geometry : ConvGeometry
@@ -33,11 +37,11 @@ class ConvProblem:
     padding_mode : str
         One of `stridekit.padding.PADDING_MODES`.
     dtype, precision, memory_order : str
-        Of the input; the output has the same dtype and memory order.
+        Of the input, or of the output's gradient where the input's is computed; a result over pixels has the same.
     bias : bool
-        Whether a bias is added.
+        Whether a bias is added to the result: to an input's gradient too, as a transposed convolution wants.
     activation : Activation or None
-        What the output goes through last.
+        What the result goes through last.
     cut_from : int or None
         Output pixels of a sample of the problem that this is a tile of: what fixes the order of a reduction, so that
         tiles give the same bits as the whole.
@@ -119,30 +123,46 @@ class ConvProblem:
         """Bytes of one element."""
         return itemsize(self.dtype)
 
+    @cached_property
+    def result_shape(self) -> tuple[int, ...]:
+        """Shape of what is computed: that of the output, the input or the weight."""
+        shapes = (self.output_shape, self.input_shape, self.weight_shape)
+        return dict(zip(DIRECTIONS, shapes, strict=True))[self.direction]
+
     @property
-    def input_bytes(self) -> int:
-        """Bytes of the input."""
-        return math.prod(self.input_shape) * self.itemsize
+    def bias_channels(self) -> int:
+        """Channels of the result, which a bias has too."""
+        return self.in_channels if self.direction == "input_grad" else self.out_channels
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of the weights as given."""
-        return math.prod(self.weight_shape) * self.itemsize
+        """Bytes of the weights as given, 0 where they are not read."""
+        return 0 if self.direction == "weight_grad" else math.prod(self.weight_shape) * self.itemsize
 
     @property
     def bias_bytes(self) -> int:
         """Bytes of the bias, 0 without one."""
-        return self.out_channels * self.itemsize if self.bias else 0
+        return self.bias_channels * self.itemsize if self.bias else 0
 
     @property
-    def output_bytes(self) -> int:
-        """Bytes of the output."""
-        return math.prod(self.output_shape) * self.itemsize
+    def operand_bytes(self) -> tuple[int, ...]:
+        """Bytes of each array over pixels that is read."""
+        shapes = {
+            "forward": (self.input_shape,),
+            "input_grad": (self.output_shape,),
+            "weight_grad": (self.input_shape, self.output_shape),
+        }
+        return tuple(math.prod(shape) * self.itemsize for shape in shapes[self.direction])
+
+    @property
+    def result_bytes(self) -> int:
+        """Bytes of what is computed."""
+        return math.prod(self.result_shape) * self.itemsize
 
     @property
     def moved_bytes(self) -> int:
-        """Bytes that any algorithm must move: each operand read once, the output written once."""
-        return self.input_bytes + self.weight_bytes + self.bias_bytes + self.output_bytes
+        """Bytes that any algorithm must move: each operand read once, the result written once."""
+        return sum(self.operand_bytes) + self.weight_bytes + self.bias_bytes + self.result_bytes
 
 
 def conv_problem(
@@ -159,8 +179,9 @@ def conv_problem(
     bias: bool = False,
     activation: ActivationArgument = None,
     precision: str = "ieee",
+    direction: str = "forward",
 ) -> ConvProblem:
-    """Check a forward convolution's arguments, once, and state it as a `ConvProblem`.
+    """Check a convolution's arguments, once, and state it, or a gradient of it, as a `ConvProblem`.
 
     Parameters
     ----------
@@ -176,9 +197,7 @@ def conv_problem(
     """
     batch, channels, *size = input_shape
     filters, filter_channels, *kernel = weight_shape
-    groups = as_int("groups", groups)
-    if groups < 1:
-        raise ShapeError(f"groups is {groups}; wanted at least 1")
+    groups = _groups(groups)
     if channels < 1 or filters < 1:
         raise ShapeError(f"input {input_shape} and weight {weight_shape} need at least one channel and one filter")
     if channels % groups or filters % groups:
@@ -192,18 +211,17 @@ def conv_problem(
             f"weight {weight_shape} reads {filter_channels} channels{grouped}; the input has {channels}, so weight's "
             f"second axis must be {channels // groups}{hint}"
         )
-    if dtype not in DTYPES:
-        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
-    if precision not in PRECISIONS:
-        raise DtypeError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
-    if memory_order not in MEMORY_ORDERS:
-        raise LayoutError(f"memory_order is {memory_order!r}; wanted one of {', '.join(MEMORY_ORDERS)}")
+    _check_kind(dtype, precision, memory_order)
+    if direction not in DIRECTIONS:
+        raise ShapeError(f"direction is {direction!r}; wanted one of {', '.join(DIRECTIONS)}")
+    if direction == "weight_grad" and (bias or activation is not None):
+        raise ShapeError("a weight gradient takes neither bias nor activation")
     geometry = conv_geometry(
         size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
     )
     _check_magnitude(input_shape, weight_shape, geometry)
     return ConvProblem(
-        direction="forward",
+        direction=direction,
         batch=batch,
         in_channels=channels,
         out_channels=filters,
@@ -216,6 +234,70 @@ def conv_problem(
         bias=bias,
         activation=parse_activation(activation),
     )
+
+
+def transposed_problem(
+    grad_shape: tuple[int, ...],
+    weight_shape: tuple[int, ...],
+    geometry: ConvGeometry,
+    *,
+    dtype: str,
+    memory_order: str,
+    groups: int = 1,
+    bias: bool = False,
+    activation: ActivationArgument = None,
+    precision: str = "ieee",
+) -> ConvProblem:
+    """Check a transposed convolution's arguments and state it as the input's gradient of a `ConvProblem`.
+
+    Parameters
+    ----------
+    grad_shape : tuple of int
+        ``(N, C, *spatial)`` of what is spread: the output of the convolution that `geometry` is of.
+    weight_shape : tuple of int
+        ``(C, K / groups, *kernel)``.
+    """
+    groups = _groups(groups)
+    batch, channels, *_ = grad_shape
+    filters, per_group, *_ = weight_shape
+    if filters != channels:
+        raise ShapeError(f"weight {weight_shape} spreads {filters} channels, its first axis; x has {channels}")
+    if channels < 1 or per_group < 1:
+        raise ShapeError(f"x {grad_shape} and weight {weight_shape} need at least one channel and one filter")
+    if channels % groups:
+        raise ShapeError(f"groups is {groups}; it must divide the {channels} input channels")
+    _check_kind(dtype, precision, memory_order)
+    _check_magnitude(grad_shape, weight_shape, geometry)
+    return ConvProblem(
+        direction="input_grad",
+        batch=batch,
+        in_channels=per_group * groups,
+        out_channels=channels,
+        groups=groups,
+        geometry=geometry,
+        padding_mode="zeros",
+        dtype=dtype,
+        precision=precision,
+        memory_order=memory_order,
+        bias=bias,
+        activation=parse_activation(activation),
+    )
+
+
+def _groups(groups: int) -> int:
+    groups = as_int("groups", groups)
+    if groups < 1:
+        raise ShapeError(f"groups is {groups}; wanted at least 1")
+    return groups
+
+
+def _check_kind(dtype: str, precision: str, memory_order: str) -> None:
+    if dtype not in DTYPES:
+        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+    if precision not in PRECISIONS:
+        raise DtypeError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
+    if memory_order not in MEMORY_ORDERS:
+        raise LayoutError(f"memory_order is {memory_order!r}; wanted one of {', '.join(MEMORY_ORDERS)}")
 
 
 def _check_magnitude(input_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: ConvGeometry) -> None:

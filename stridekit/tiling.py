@@ -20,7 +20,7 @@ Slices = tuple[slice, ...]
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a problem, and where its input and output lie in the whole, as slices of ``(N, C, *spatial)``."""
+    """A part of a problem, and where the operand over pixels and the result lie, as slices of ``(N, C, *spatial)``."""
 
     problem: ConvProblem
     input: Slices
@@ -95,11 +95,14 @@ def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, pack
 def _tile_sizes(problem: ConvProblem) -> Iterator[tuple[int, int]]:
     """Yield (samples, output rows) of a tile, halved time and again: the batch first, since that costs nothing."""
     batch, rows = problem.batch, problem.geometry.axes[0].output_size
+    if problem.direction == "weight_grad":
+        # Samples are summed: in tiles the order would be another.
+        return
     while batch > 1:
         batch = -(-batch // 2)
         yield batch, rows
     # Reflected and circular padding read rows that a tile does not hold.
-    while rows > 1 and problem.padding_mode in ("zeros", "replicate"):
+    while rows > 1 and problem.direction == "forward" and problem.padding_mode in ("zeros", "replicate"):
         rows = -(-rows // 2)
         yield batch, rows
 
@@ -111,6 +114,10 @@ def _tiles(problem: ConvProblem, batch: int, rows: int) -> tuple[Tile, ...]:
     tiles = []
     for n in range(0, problem.batch, batch):
         samples = slice(n, min(n + batch, problem.batch))
+        if problem.direction == "input_grad":
+            every = (samples, slice(None), slice(None), *(slice(None),) * len(others))
+            tiles.append(Tile(replace(problem, batch=samples.stop - n), every, every))
+            continue
         for first in range(0, axis.output_size, rows):
             last = min(first + rows, axis.output_size)
             start = first * axis.stride - axis.pad_before

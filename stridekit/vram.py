@@ -117,13 +117,13 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     problem, unit = plan.problem, plan.device.granularity
     workspace = plan.schedule(packed=packed, out_given=out_given).workspace_bytes
     parts = (
-        problem.input_bytes,
         plan.packed_bytes if packed else problem.weight_bytes,
         problem.bias_bytes,
-        problem.output_bytes,
+        problem.result_bytes,
         workspace,
     )
-    operand, weight, bias, output, scratch = (align(nbytes, unit) for nbytes in parts)
+    operand = sum(align(nbytes, unit) for nbytes in problem.operand_bytes)
+    weight, bias, output, scratch = (align(nbytes, unit) for nbytes in parts)
     return VramUsage(
         input=operand,
         weight=weight,

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from stridekit.arrays import Array
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory import Memory
-from stridekit.problem import ConvProblem
+from stridekit.problem import DIRECTIONS, ConvProblem
 
 BACKEND_NAMES = ("cuda", "cpu", "reference")
 _MODULES = {name: f"stridekit.backends.{name}" for name in BACKEND_NAMES}
@@ -48,16 +48,23 @@ class Operands:
 
     Attributes
     ----------
-    input : array, shape (N, C, \\*spatial)
+    input : array, shape (N, C, \\*spatial), or None for the input's gradient
     weight : array, shape (K, C / groups, \\*kernel), or None if `packed_weight` is given
     packed_weight : uint8 array that the algorithm's own `pack` wrote, or None
-    bias : array, shape (K,), or None
+    bias : array, shape (K,), or (C,) for the input's gradient, or None
+    grad_output : array, shape (N, K, \\*spatial), or None forward
     """
 
     input: Array
     weight: Array
     packed_weight: Array
     bias: Array
+    grad_output: Array = None
+
+    @property
+    def pixels(self) -> Array:
+        """The array over pixels that the result follows: the input, or the output's gradient without one."""
+        return self.grad_output if self.input is None else self.input
 
 
 class Algorithm(Protocol):
@@ -89,13 +96,14 @@ class Algorithm(Protocol):
         """Return the bytes of workspace, less if the weights come packed."""
 
     def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
-        """Compute `problem` into `out`, a view ``(N, K, *spatial)`` in any memory order."""
+        """Compute `problem` into `out`, with channels first, in any memory order."""
 
 
 class Backend(Protocol):
     """What a backend's module offers."""
 
-    ALGORITHMS: tuple[Algorithm, ...]
+    ALGORITHMS: dict[str, tuple[Algorithm, ...]]
+    """By direction."""
 
     def unavailable(self) -> str:
         """Return ``""`` if it can run here, else why not and how to get it."""
@@ -141,11 +149,11 @@ def load_backend(name: str) -> Backend:
     return _import(name)
 
 
-@lru_cache(maxsize=len(BACKEND_NAMES))
-def algorithms_of(name: str) -> dict[str, Algorithm]:
-    """Return the algorithms of the backend called `name`, by their names."""
+@lru_cache(maxsize=len(BACKEND_NAMES) * len(DIRECTIONS))
+def algorithms_of(name: str, direction: str) -> dict[str, Algorithm]:
+    """Return the algorithms of the backend called `name` for a direction, by their names."""
     # A profile is planned for where no such device is: this must not ask whether the backend can run here.
-    return {algorithm.name: algorithm for algorithm in _import(name).ALGORITHMS}
+    return {algorithm.name: algorithm for algorithm in _import(name).ALGORITHMS[direction]}
 
 
 def unavailable(name: str) -> str:

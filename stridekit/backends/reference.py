@@ -4,6 +4,8 @@ It follows the formula and nothing else::
 
     y[n, k, p] = activation(bias[k] + sum over c, f of  w[k, c, f] * x[n, c, p * stride + f * dilation - pad])
 
+and for the gradients the same products, added up where their other factor came from.
+
 Samples are taken one at a time so that none depends on its neighbours; einsum without ``optimize`` never calls
 BLAS, whose order of summation is its own affair.
 """
@@ -12,6 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -132,9 +135,36 @@ def correlate(
     problem: ConvProblem, padded: np.ndarray, weight: np.ndarray, total: np.ndarray, product: np.ndarray
 ) -> None:
     """Sum ``weight * padded`` over channels and taps into `total`, group by group."""
+    total[...] = 0.0
+    for reads, writes, factor, window in _windows(problem):
+        np.einsum("kc,c...->k...", weight[factor], padded[(reads, *window)], out=product[writes])
+        total[writes] += product[writes]
+
+
+def fold_sample(problem: ConvProblem, padded: np.ndarray) -> np.ndarray:
+    """Add the padding's lines to those they were copied from, axis after axis; return the view of the input's pixels.
+
+    The adjoint of `pad_sample`.
+    """
+    axes, mode = problem.geometry.axes, PADDING_MODES.index(problem.padding_mode)
+    if mode != PADDING_MODES.index("zeros"):
+        for number, axis in enumerate(axes):
+            lines = np.moveaxis(padded, number + 1, 0)
+            margins = itertools.chain(range(-axis.pad_before, 0), range(axis.size, axis.size + axis.pad_after))
+            for position in margins:
+                lines[source_index(position, axis.size, mode) + axis.pad_before] += lines[position + axis.pad_before]
+    return padded[(slice(None), *(slice(a.pad_before, a.pad_before + a.size) for a in axes))]
+
+
+def _room(problem: ConvProblem) -> list[int]:
+    """Return the padded pixels per axis; of a transposed convolution some may lie beyond what any window reads."""
+    return [max(axis.padded_size, axis.pad_before + axis.size) for axis in problem.geometry.axes]
+
+
+def _windows(problem: ConvProblem) -> Iterator[tuple[slice, slice, tuple[Any, ...], tuple[slice, ...]]]:
+    """Yield for every group and tap: its channels, its filters, its place in the weights, and the pixels it reads."""
     axes = problem.geometry.axes
     per_group_in, per_group_out = problem.group_in_channels, problem.group_out_channels
-    total[...] = 0.0
     for group in range(problem.groups):
         reads = slice(group * per_group_in, (group + 1) * per_group_in)
         writes = slice(group * per_group_out, (group + 1) * per_group_out)
@@ -143,12 +173,131 @@ def correlate(
                 slice(f * a.dilation, f * a.dilation + (a.output_size - 1) * a.stride + 1, a.stride)
                 for f, a in zip(tap, axes, strict=True)
             )
-            factor: tuple[Any, ...] = (writes, slice(None), *tap)
-            np.einsum("kc,c...->k...", weight[factor], padded[(reads, *window)], out=product[writes])
-            total[writes] += product[writes]
+            yield reads, writes, (writes, slice(None), *tap), window
 
 
-ALGORITHMS: tuple[Algorithm, ...] = (SlidingTaps(),)
+class ScatteredTaps:
+    """The input's gradient: each tap's products are added to the padded pixels that it read, which are then folded."""
+
+    name = "scattered_taps"
+    supports, cost, detail = SlidingTaps.supports, SlidingTaps.cost, SlidingTaps.detail
+    packing, packed_bytes, pack = SlidingTaps.packing, SlidingTaps.packed_bytes, SlidingTaps.pack
+
+    def workspace(self, problem: ConvProblem, device: ReferenceDevice, *, packed: bool) -> int:
+        """Return the bytes of one padded sample, its sums, one product and one output, in float64."""
+        return self._layout(problem, packed).nbytes
+
+    def run(
+        self,
+        problem: ConvProblem,
+        device: ReferenceDevice,
+        operands: Operands,
+        workspace: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Compute `problem` into `out`."""
+        layout = self._layout(problem, operands.packed_weight is not None)
+        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
+        if operands.packed_weight is not None:
+            weight = operands.packed_weight.view(_FLOAT64)
+        else:
+            weight = parts["weight"]
+            weight.reshape(problem.weight_shape)[...] = operands.weight
+        weight = weight.reshape(problem.weight_shape)
+        padded = parts["padded"].reshape(problem.in_channels, *_room(problem))
+        grad = parts["grad"].reshape(problem.out_channels, *problem.geometry.output_size)
+        product = parts["product"].reshape(problem.in_channels, *problem.geometry.output_size)
+        total = parts["total"].reshape(problem.in_channels, *problem.geometry.input_size)
+        with np.errstate(all="ignore"):
+            for n in range(problem.batch):
+                grad[...] = operands.grad_output[n]
+                padded[...] = 0.0
+                for reads, writes, factor, window in _windows(problem):
+                    np.einsum("kc,k...->c...", weight[factor], grad[writes], out=product[reads])
+                    padded[(reads, *window)] += product[reads]
+                total[...] = fold_sample(problem, padded)
+                if operands.bias is not None:
+                    total += operands.bias.astype(np.float64).reshape(-1, *(1,) * problem.rank)
+                if problem.activation is not None:
+                    apply_activation(total, problem.activation)
+                out[n] = total
+
+    def _layout(self, problem: ConvProblem, packed: bool) -> WorkspaceLayout:
+        padded = math.prod(_room(problem)) * problem.in_channels
+        regions = [
+            ("padded", padded),
+            ("total", math.prod(problem.geometry.input_size) * problem.in_channels),
+            ("grad", problem.output_pixels * problem.out_channels),
+            ("product", problem.output_pixels * problem.in_channels),
+        ]
+        if not packed:
+            regions.append(("weight", math.prod(problem.weight_shape)))
+        return WorkspaceLayout(tuple((name, count * _FLOAT64.itemsize) for name, count in regions))
+
+
+class SummedTaps:
+    """The weight's gradient: tap by tap the sum over samples and pixels."""
+
+    name = "summed_taps"
+    supports, cost, detail = SlidingTaps.supports, SlidingTaps.cost, SlidingTaps.detail
+
+    def packing(self, problem: ConvProblem, device: ReferenceDevice) -> tuple[object, ...]:
+        """Return what no packed weights have: there are none to pack."""
+        return ("none",)
+
+    def packed_bytes(self, problem: ConvProblem, device: ReferenceDevice) -> int:
+        """Return 0."""
+        return 0
+
+    def pack(self, problem: ConvProblem, device: ReferenceDevice, weight: np.ndarray, packed: np.ndarray) -> None:
+        """Do nothing."""
+
+    def workspace(self, problem: ConvProblem, device: ReferenceDevice, *, packed: bool) -> int:
+        """Return the bytes of one padded sample, one output, the sums and one tap's product, in float64."""
+        return self._layout(problem).nbytes
+
+    def run(
+        self,
+        problem: ConvProblem,
+        device: ReferenceDevice,
+        operands: Operands,
+        workspace: np.ndarray,
+        out: np.ndarray,
+    ) -> None:
+        """Compute `problem` into `out`."""
+        layout = self._layout(problem)
+        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
+        padded = parts["padded"].reshape(problem.in_channels, *(a.padded_size for a in problem.geometry.axes))
+        grad = parts["grad"].reshape(problem.out_channels, *problem.geometry.output_size)
+        total = parts["total"].reshape(problem.weight_shape)
+        product = parts["product"].reshape(problem.group_out_channels, problem.group_in_channels)
+        total[...] = 0.0
+        pixels = "dhw"[: problem.rank]
+        with np.errstate(all="ignore"):
+            for n in range(problem.batch):
+                pad_sample(problem, operands.input[n], padded)
+                grad[...] = operands.grad_output[n]
+                for reads, writes, factor, window in _windows(problem):
+                    np.einsum(f"k{pixels},c{pixels}->kc", grad[writes], padded[(reads, *window)], out=product)
+                    total[factor] += product
+            out[...] = total
+
+    def _layout(self, problem: ConvProblem) -> WorkspaceLayout:
+        padded = math.prod(axis.padded_size for axis in problem.geometry.axes) * problem.in_channels
+        regions = (
+            ("padded", padded),
+            ("grad", problem.output_pixels * problem.out_channels),
+            ("total", math.prod(problem.weight_shape)),
+            ("product", problem.group_out_channels * problem.group_in_channels),
+        )
+        return WorkspaceLayout(tuple((name, count * _FLOAT64.itemsize) for name, count in regions))
+
+
+ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
+    "forward": (SlidingTaps(),),
+    "input_grad": (ScatteredTaps(),),
+    "weight_grad": (SummedTaps(),),
+}
 
 
 def unavailable() -> str:

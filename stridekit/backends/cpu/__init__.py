@@ -8,11 +8,13 @@ from functools import cache
 from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
+from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
+from stridekit.backends.gradients import directions
 from stridekit.memory import HOST, Memory
 
-ALGORITHMS: tuple[Algorithm, ...] = (LanewiseTile(), BroadcastTile())
+ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((LanewiseTile(), BroadcastTile()), HostMoves())
 
 
 @cache

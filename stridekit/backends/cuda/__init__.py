@@ -9,11 +9,13 @@ from stridekit.backends import Algorithm
 from stridekit.backends.cuda.device import CudaDevice as CudaDevice
 from stridekit.backends.cuda.device import profile as profile
 from stridekit.backends.cuda.direct import Direct
+from stridekit.backends.cuda.folding import DeviceMoves
 from stridekit.backends.cuda.implicit_gemm import ImplicitGemm, ImplicitGemmFma
 from stridekit.backends.cuda.launching import runtime
+from stridekit.backends.gradients import directions
 from stridekit.memory import Memory
 
-ALGORITHMS: tuple[Algorithm, ...] = (ImplicitGemm(), ImplicitGemmFma(), Direct())
+ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((ImplicitGemm(), ImplicitGemmFma(), Direct()), DeviceMoves())
 
 
 def unavailable() -> str:

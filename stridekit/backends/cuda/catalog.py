@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Iterator
 
 from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
+from stridekit.backends.cuda.folding import FOLDED, fill_kernel, fold_kernel
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.moving import moving_kernel
 from stridekit.backends.cuda.sources import Kernel
@@ -28,9 +29,11 @@ def families() -> Iterator[tuple[Kernel, ...]]:
         flags = itertools.product((max(FILTERS), min(FILTERS)), (False, True), (True, False))
         yield tuple(direct_kernel(dtype, filters, by_filters, narrow) for filters, by_filters, narrow in flags)
         yield (sum_kernel(dtype),)
+        yield (fill_kernel(dtype),)
     for (dtype, product), tiles in TILES.items():
         for loader in LOADERS:
             yield tuple(gemm_kernel(dtype, product, tile, loader) for tile in tiles)
+    yield tuple(itertools.starmap(fold_kernel, FOLDED))
     for name, itemsize in itertools.product(("pack_weights", "to_channels_last"), (2, 4, 8)):
         yield (moving_kernel(name, itemsize),)
 

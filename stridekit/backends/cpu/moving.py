@@ -1,0 +1,44 @@
+"""What gradients need beside correlating, by NumPy's own copies and sums of whole slices."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+
+from stridekit.activation import apply_activation
+from stridekit.backends.cpu.processor import CpuDevice
+from stridekit.padding import PADDING_MODES, source_index
+from stridekit.problem import ConvProblem
+
+
+class HostMoves:
+    """In main memory; every sum in the type of the arrays, in one order."""
+
+    def fill(self, problem: ConvProblem, device: CpuDevice, bias: np.ndarray | None, target: np.ndarray) -> None:
+        """Write ``activation(bias)``, or zeros."""
+        if bias is None:
+            target[...] = 0
+            return
+        row = bias.astype(np.float64)
+        if problem.activation is not None:
+            with np.errstate(all="ignore"):
+                apply_activation(row, problem.activation)
+        target[...] = row.reshape(-1, *(1,) * problem.rank)
+
+    def convert(self, device: CpuDevice, source: np.ndarray, target: np.ndarray) -> None:
+        """Copy, to a wider type if `target` has one."""
+        with np.errstate(all="ignore"):
+            target[...] = source
+
+    def fold(self, problem: ConvProblem, device: CpuDevice, padded: np.ndarray, target: np.ndarray) -> None:
+        """Add every line of the padding to the one it was copied from, axis after axis."""
+        mode, axes = PADDING_MODES.index(problem.padding_mode), problem.geometry.axes
+        with np.errstate(all="ignore"):
+            for number, axis in enumerate(axes):
+                lines = np.moveaxis(padded, number + 2, 0)
+                before, size = axis.pad_before, axis.size
+                for position in itertools.chain(range(-before, 0), range(size, size + axis.pad_after)):
+                    lines[source_index(position, size, mode) + before] += lines[position + before]
+            interior = tuple(slice(axis.pad_before, axis.pad_before + axis.size) for axis in axes)
+            target[...] = padded[(slice(None), slice(None), *interior)]

@@ -1,0 +1,92 @@
+"""What gradients need beside correlating: pixels filled, types widened, padding folded back."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from stridekit.arrays import DTYPES, Array, address
+from stridekit.backends.cuda.device import CudaDevice
+from stridekit.backends.cuda.direct import ELEMENTS
+from stridekit.backends.cuda.launching import launch
+from stridekit.backends.cuda.parameters import PARAMETERS, fresh, parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.sources import Kernel
+from stridekit.padding import PADDING_MODES
+from stridekit.problem import ConvProblem
+
+_THREADS = 256
+_WIDER = {"float16": "float32", "bfloat16": "float32"}
+FOLDED = (*((dtype, dtype) for dtype in DTYPES), *_WIDER.items(), *((wide, dtype) for dtype, wide in _WIDER.items()))
+"""The types (from, to) that kernels/fold_padding.cu is asked for."""
+
+
+class DeviceMoves:
+    """On a GPU, by kernels of our own; every sum in one order."""
+
+    def fill(self, problem: ConvProblem, device: CudaDevice, bias: Array, target: Array) -> None:
+        """Write ``activation(bias)``, or zeros."""
+        filled = _over_elements(target)
+        p: Any = filled[0]
+        known = parameters_of(problem)[0]
+        p["activation"], p["slope"] = known["activation"], known["slope"]
+        if bias is not None:
+            p["bias"], p["bias_step"] = address(bias), bias.strides[0] // bias.itemsize
+        _launch(device, fill_kernel(problem.dtype), filled)
+
+    def convert(self, device: CudaDevice, source: Array, target: Array) -> None:
+        """Copy, to a wider type if `target` has one."""
+        filled = _over_elements(target)
+        p: Any = filled[0]
+        p["x"], p["x_step"] = address(source), steps_of(source)
+        _launch(device, fold_kernel(str(source.dtype), str(target.dtype)), filled)
+
+    def fold(self, problem: ConvProblem, device: CudaDevice, padded: Array, target: Array) -> None:
+        """Add every pixel of the padding to the one it was copied from."""
+        filled = _over_elements(target)
+        p: Any = filled[0]
+        p["x"], p["x_step"] = address(padded), steps_of(padded)
+        p["padding"] = three([axis.pad_before for axis in problem.geometry.axes], 0)
+        p["output"] = three([axis.pad_after for axis in problem.geometry.axes], 0)
+        p["padding_mode"] = PADDING_MODES.index(problem.padding_mode)
+        _launch(device, fold_kernel(str(padded.dtype), str(target.dtype)), filled)
+
+
+@lru_cache(maxsize=16)
+def fold_kernel(source: str, target: str) -> Kernel:
+    """Return the kernel that adds `source` elements up into `target` elements."""
+    defines = (("SOURCE", ELEMENTS[source]), ("ELEMENT", ELEMENTS[target]))
+    return Kernel("fold_padding.cu", f"fold_padding_{source}_to_{target}", defines, _THREADS)
+
+
+@lru_cache(maxsize=8)
+def fill_kernel(dtype: str) -> Kernel:
+    """Return the kernel that writes one value to all pixels of a channel."""
+    return Kernel("fill.cu", f"fill_{dtype}", (("ELEMENT", ELEMENTS[dtype]),), _THREADS)
+
+
+def _over_elements(target: Array) -> np.ndarray:
+    """Return a struct that walks over the elements of an ``(N, C, *spatial)`` array, without padding."""
+    filled = fresh(_walk(tuple(target.shape)))
+    p: Any = filled[0]
+    p["y"], p["y_step"] = address(target), steps_of(target)
+    p["y_by_filters"] = abs(int(p["y_step"]["c"])) == 1
+    return filled
+
+
+@lru_cache(maxsize=1024)
+def _walk(shape: tuple[int, ...]) -> np.ndarray:
+    filled = np.zeros(1, PARAMETERS)
+    p: Any = filled[0]
+    depth, rows, columns = size = three(shape[2:], 1)
+    p["threads"], p["size"], p["activation"] = math.prod(shape), size, -1
+    set_divisors(filled, filters=shape[1], input_column=columns, input_row=rows, output_depth=depth)
+    return filled
+
+
+def _launch(device: CudaDevice, kernel: Kernel, filled: np.ndarray) -> None:
+    blocks = -(-int(filled[0]["threads"]) // _THREADS)
+    if blocks:
+        launch(device, kernel, (blocks, 1, 1), filled)

@@ -1,0 +1,367 @@
+"""Gradients out of forward algorithms: each is a few dense forward problems on views; no backend needs a second tile.
+
+The input's gradient is one forward problem for each phase of the stride (`stridekit.phases`), written to every
+stride-th pixel of the result. The weight's gradient is one forward problem for each group, in which the output's
+gradient is the kernel, its pixels are the taps, stride and dilation change places, and the samples are the channels
+that are summed. Only what is not a correlation is asked of the backend: `Moves`.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Protocol
+
+from stridekit.arrays import Array, itemsize, layout_shape, numpy_dtype
+from stridekit.backends import Algorithm, Operands
+from stridekit.geometry import AxisGeometry, ConvGeometry
+from stridekit.phases import AxisPhase, phases
+from stridekit.problem import ConvProblem
+from stridekit.workspace import WorkspaceLayout, align
+
+_UNIT = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad_after=0)
+
+
+class Moves(Protocol):
+    """What a backend does for gradients beside correlating: nothing here multiplies."""
+
+    def fill(self, problem: ConvProblem, device: Any, bias: Array, target: Array) -> None:
+        """Write ``activation(bias)``, or zeros, to pixels ``(N, C, *spatial)`` that no window reads."""
+
+    def convert(self, device: Any, source: Array, target: Array) -> None:
+        """Copy an array ``(A, B, *spatial)`` of any strides to another of the same or a wider type."""
+
+    def fold(self, problem: ConvProblem, device: Any, padded: Array, target: Array) -> None:
+        """Add the gradient of a padded input up into that of the input: the adjoint of padding.
+
+        `padded` has the shape and type of `padded_problem`'s result, `target` the shape and type of `problem`'s.
+        """
+
+
+def directions(forward: tuple[Algorithm, ...], moves: Moves) -> dict[str, tuple[Algorithm, ...]]:
+    """Return a backend's table of algorithms, by direction, from those that run forward."""
+    return {
+        "forward": forward,
+        "input_grad": tuple(InputGradient(algorithm, moves) for algorithm in forward),
+        "weight_grad": tuple(WeightGradient(algorithm) for algorithm in forward),
+    }
+
+
+@dataclass(frozen=True)
+class PhasePart:
+    """One phase of an input gradient.
+
+    Attributes
+    ----------
+    problem : ConvProblem or None
+        From the output's gradient to these pixels; None where no window reads them.
+    axes : tuple of AxisPhase
+        Which pixels, outputs and taps.
+    """
+
+    problem: ConvProblem | None
+    axes: tuple[AxisPhase, ...]
+
+    @property
+    def pixels(self) -> tuple[slice, ...]:
+        """Where the result lies, as slices of ``(N, C, *spatial)``."""
+        return _slices(tuple(axis.pixels for axis in self.axes))
+
+    @property
+    def outputs(self) -> tuple[slice, ...]:
+        """What is read of the output's gradient, as slices of ``(N, K, *spatial)``."""
+        return _slices(tuple(axis.outputs for axis in self.axes))
+
+    @property
+    def taps(self) -> tuple[slice, ...]:
+        """What is read of the weights, as slices of ``(C, K / groups, *kernel)``."""
+        return _slices(tuple(axis.taps for axis in self.axes))
+
+
+@lru_cache(maxsize=4096)
+def padded_problem(problem: ConvProblem) -> ConvProblem:
+    """Return the problem on its padded input, in the type of its sums: itself where the padding holds zeros."""
+    if problem.padding_mode == "zeros":
+        return problem
+    axes = tuple(
+        replace(axis, size=axis.padded_size, pad_before=0, pad_after=0) if axis.pad_before or axis.pad_after else axis
+        for axis in problem.geometry.axes
+    )
+    wide = "float32" if itemsize(problem.dtype) < 4 else problem.dtype
+    return replace(problem, geometry=ConvGeometry(axes), padding_mode="zeros", dtype=wide)
+
+
+@lru_cache(maxsize=4096)
+def phase_parts(problem: ConvProblem) -> tuple[PhasePart, ...]:
+    """Return the forward problems of an input gradient whose padding holds zeros."""
+    parts = []
+    for axes in phases(problem.geometry.axes):
+        dense = [phase.axis for phase in axes if phase.axis is not None]
+        forward = replace(
+            problem,
+            direction="forward",
+            in_channels=problem.out_channels,
+            out_channels=problem.in_channels,
+            geometry=ConvGeometry(tuple(dense)),
+        )
+        parts.append(PhasePart(forward if len(dense) == len(axes) else None, axes))
+    return tuple(parts)
+
+
+class InputGradient:
+    """The input's gradient, phase by phase, by one forward algorithm."""
+
+    def __init__(self, forward: Algorithm, moves: Moves) -> None:
+        self.name = forward.name
+        self._forward, self._moves = forward, moves
+
+    def supports(self, problem: ConvProblem, device: Any) -> str:
+        """Return ``""``, or why the forward algorithm cannot compute one of the phases."""
+        reasons = (self._forward.supports(part, device) for part in _dense(problem))
+        return next((reason for reason in reasons if reason), "")
+
+    def cost(self, problem: ConvProblem, device: Any) -> float:
+        """Return the modelled seconds of all phases."""
+        return sum(self._forward.cost(part, device) for part in _dense(problem))
+
+    def detail(self, problem: ConvProblem, device: Any) -> str:
+        """Say how many phases there are, and what the forward algorithm decided for the first."""
+        dense = _dense(problem)
+        first = self._forward.detail(dense[0], device) if dense else ""
+        return f"{len(dense)} dense problems, one for each phase of the stride" + (f"; {first}" if first else "")
+
+    def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
+        """Return the packing of every phase; kernels of other strides or padding have other phases."""
+        if _staged(problem):
+            return ("as given", problem.weight_shape, problem.dtype)
+        return tuple(
+            (*((axis.taps.start, axis.taps.step) for axis in part.axes), *self._forward.packing(part.problem, device))
+            for part in phase_parts(problem)
+            if part.problem is not None
+        )
+
+    def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
+        """Return the bytes of every phase's weights in the forward algorithm's order."""
+        if _staged(problem):
+            return problem.weight_bytes
+        return sum(align(self._forward.packed_bytes(part, device)) for part in _dense(problem))
+
+    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
+        """Write the weights of every phase in the forward algorithm's order."""
+        if _staged(problem):
+            stored = packed.view(weight.dtype).reshape(weight.shape)
+            self._moves.convert(device, weight, stored)
+            return
+        turned, first = _turned(problem, weight), 0
+        for part in phase_parts(problem):
+            if part.problem is not None:
+                nbytes = self._forward.packed_bytes(part.problem, device)
+                self._forward.pack(part.problem, device, turned[part.taps], packed[first : first + nbytes])
+                first += align(nbytes)
+
+    def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
+        """Return the bytes of the largest phase's workspace, and of what is staged beside it."""
+        return self._layout(problem, device, packed).nbytes
+
+    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
+        """Compute `problem` into `out`."""
+        layout = self._layout(problem, device, operands.packed_weight is not None)
+        parts = {name: workspace[layout.offsets[name] :][:nbytes] for name, nbytes in layout.regions}
+        dense = padded_problem(problem)
+        weight, packed, grad_output = operands.weight, operands.packed_weight, operands.grad_output
+        target = out
+        if _staged(problem):
+            if packed is not None:
+                weight, packed = packed.view(grad_output.dtype).reshape(problem.weight_shape), None
+            target = _over_pixels(parts["padded"], dense, dense.input_shape)
+        if "wide_weight" in parts:
+            wide = numpy_dtype(dense.dtype)
+            weight = self._converted(device, weight, parts["wide_weight"].view(wide).reshape(weight.shape))
+            room = _over_pixels(parts["wide_grad_output"], dense, dense.output_shape)
+            grad_output = self._converted(device, grad_output, room)
+        turned = None
+        if "turned" in parts:
+            turned = self._regrouped(problem, device, weight, parts["turned"].view(weight.dtype))
+        elif packed is None:
+            turned = _turned(problem, weight)
+        first = 0
+        for part in phase_parts(dense):
+            pixels = target[part.pixels]
+            if part.problem is None:
+                self._moves.fill(dense, device, operands.bias, pixels)
+                continue
+            chosen = None
+            if packed is not None:
+                nbytes = self._forward.packed_bytes(part.problem, device)
+                chosen = packed[first : first + nbytes]
+                first += align(nbytes)
+            given = Operands(
+                grad_output[part.outputs], None if turned is None else turned[part.taps], chosen, operands.bias
+            )
+            nbytes = self._forward.workspace(part.problem, device, packed=chosen is not None)
+            self._forward.run(part.problem, device, given, parts["phase"][:nbytes], pixels)
+        if _staged(problem):
+            self._moves.fold(problem, device, target, out)
+
+    def _layout(self, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
+        dense = padded_problem(problem)
+        packed = packed and not _staged(problem)
+        phase = max((self._forward.workspace(part, device, packed=packed) for part in _dense(problem)), default=0)
+        regions = [("phase", phase)]
+        if problem.groups > 1 and problem.group_in_channels > 1 and not packed:
+            regions.append(("turned", math.prod(problem.weight_shape) * dense.itemsize))
+        if _staged(problem):
+            regions.append(("padded", math.prod(dense.input_shape) * dense.itemsize))
+        if dense.dtype != problem.dtype:
+            regions.append(("wide_weight", math.prod(problem.weight_shape) * dense.itemsize))
+            regions.append(("wide_grad_output", math.prod(problem.output_shape) * dense.itemsize))
+        return WorkspaceLayout(tuple(regions))
+
+    def _converted(self, device: Any, source: Array, target: Array) -> Array:
+        self._moves.convert(device, source, target)
+        return target
+
+    def _regrouped(self, problem: ConvProblem, device: Any, weight: Array, room: Array) -> Array:
+        """Copy the weights with filters and channels of each group exchanged, which no view can do."""
+        channels, filters = problem.group_in_channels, problem.group_out_channels
+        turned = room.reshape(problem.in_channels, filters, *problem.geometry.kernel_size)
+        for group in range(problem.groups):
+            block = weight[group * filters : (group + 1) * filters]
+            self._moves.convert(device, block.swapaxes(0, 1), turned[group * channels : (group + 1) * channels])
+        return turned
+
+
+@dataclass(frozen=True)
+class GroupPart:
+    """One group, or all of a depthwise problem's, of a weight gradient.
+
+    Attributes
+    ----------
+    problem : ConvProblem
+        From the input to the weights' gradient, with the output's gradient as the kernel.
+    channels, filters : slice
+        Of the input, and of the output's gradient and of the result.
+    """
+
+    problem: ConvProblem
+    channels: slice
+    filters: slice
+
+    def views(self, x: Array, grad_output: Array, result: Array) -> tuple[Array, Array, Array]:
+        """View input ``(N, C, *spatial)``, output's gradient and weights' gradient as the problem wants them."""
+        x, grad_output, result = x[:, self.channels], grad_output[:, self.filters], result[self.filters]
+        if self.problem.groups > 1:
+            return x.swapaxes(0, 1)[None], grad_output.swapaxes(0, 1)[:, None], result[None]
+        if self.problem.rank == x.ndim - 1:
+            return x[None], grad_output.swapaxes(0, 1)[:, :, None], result[None]
+        return x.swapaxes(0, 1), grad_output.swapaxes(0, 1), result.swapaxes(0, 1)
+
+
+@lru_cache(maxsize=4096)
+def group_parts(problem: ConvProblem) -> tuple[GroupPart, ...]:
+    """Return the forward problems of a weight gradient, one for each group."""
+    axes = tuple(_exchanged(axis) for axis in problem.geometry.axes)
+    channels, filters, batch = problem.group_in_channels, problem.group_out_channels, problem.batch
+    common = replace(problem, direction="forward", groups=1, in_channels=batch, out_channels=filters)
+    if problem.rank == 3:
+        # No axis is left over: the channels are the samples.
+        whole = replace(common, batch=channels, geometry=ConvGeometry(axes), memory_order="channels_first")
+    elif problem.groups > 1 and channels == 1:
+        samples = replace(_UNIT, size=batch, kernel=batch)
+        every = replace(problem, direction="forward", batch=1, geometry=ConvGeometry((samples, *axes)))
+        return (GroupPart(every, slice(None), slice(None)),)
+    else:
+        # Channels as the outermost axis of pixels: a tile then takes pixels of several, however small the kernel.
+        outer = replace(_UNIT, size=channels)
+        whole = replace(common, batch=1, geometry=ConvGeometry((outer, *axes)), memory_order="channels_first")
+    return tuple(
+        GroupPart(whole, slice(group * channels, (group + 1) * channels), slice(group * filters, (group + 1) * filters))
+        for group in range(problem.groups)
+    )
+
+
+class WeightGradient:
+    """The weight's gradient, group by group, by one forward algorithm; samples are summed in a fixed order."""
+
+    def __init__(self, forward: Algorithm) -> None:
+        self.name = forward.name
+        self._forward = forward
+
+    def supports(self, problem: ConvProblem, device: Any) -> str:
+        """Return ``""``, or why the forward algorithm cannot compute it."""
+        return self._forward.supports(group_parts(problem)[0].problem, device)
+
+    def cost(self, problem: ConvProblem, device: Any) -> float:
+        """Return the modelled seconds of all groups."""
+        parts = group_parts(problem)
+        return len(parts) * self._forward.cost(parts[0].problem, device)
+
+    def detail(self, problem: ConvProblem, device: Any) -> str:
+        """Say how many problems there are, and what the forward algorithm decided."""
+        parts = group_parts(problem)
+        detail = self._forward.detail(parts[0].problem, device)
+        return (f"{len(parts)} problems, one for each group; " if len(parts) > 1 else "") + detail
+
+    def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
+        """Return what no packed weights have: there are none to pack."""
+        return ("none",)
+
+    def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
+        """Return 0."""
+        return 0
+
+    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
+        """Do nothing."""
+
+    def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
+        """Return the bytes of one group's workspace."""
+        return self._forward.workspace(group_parts(problem)[0].problem, device, packed=False)
+
+    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
+        """Compute `problem` into `out`."""
+        for part in group_parts(problem):
+            x, grad_output, result = part.views(operands.input, operands.grad_output, out)
+            self._forward.run(part.problem, device, Operands(x, grad_output, None, None), workspace, result)
+
+
+def _exchanged(axis: AxisGeometry) -> AxisGeometry:
+    """Return the axis on which the outputs are the taps; what no window reached is left out behind the padding."""
+    reached = axis.stride * (axis.output_size - 1) + axis.kernel_extent
+    return AxisGeometry(
+        size=axis.size,
+        kernel=axis.output_size,
+        stride=axis.dilation,
+        dilation=axis.stride,
+        pad_before=axis.pad_before,
+        pad_after=reached - axis.size - axis.pad_before,
+    )
+
+
+def _dense(problem: ConvProblem) -> list[ConvProblem]:
+    return [part.problem for part in phase_parts(padded_problem(problem)) if part.problem is not None]
+
+
+def _staged(problem: ConvProblem) -> bool:
+    """Say whether the gradient of the padded input is computed first, to be folded."""
+    return problem.padding_mode != "zeros"
+
+
+def _slices(spatial: tuple[slice, ...]) -> tuple[slice, ...]:
+    return (slice(None), slice(None), *spatial)
+
+
+def _over_pixels(room: Array, problem: ConvProblem, shape: tuple[int, ...]) -> Array:
+    """View flat bytes as ``(N, C, *spatial)`` in the problem's type and memory order."""
+    last = problem.memory_order == "channels_last"
+    stored = room.view(numpy_dtype(problem.dtype)).reshape(layout_shape(shape, last))
+    return stored.transpose(0, stored.ndim - 1, *range(1, stored.ndim - 1)) if last else stored
+
+
+def _turned(problem: ConvProblem, weight: Array) -> Array:
+    """Return the weights as ``(C, K / groups, *kernel)``: a view, but for groups of several channels."""
+    channels, filters, kernel = problem.group_in_channels, problem.group_out_channels, problem.geometry.kernel_size
+    if problem.groups == 1:
+        return weight.swapaxes(0, 1)
+    split = weight.reshape(problem.groups, filters, channels, *kernel).swapaxes(1, 2)
+    return split[:, 0] if channels == 1 else split.reshape(problem.in_channels, filters, *kernel)

@@ -1,0 +1,214 @@
+"""The public transposed convolutions: the input's gradient of a convolution, with bias and activation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from stridekit.activation import ActivationArgument
+from stridekit.arguments import per_axis
+from stridekit.arrays import (
+    MEMORY_ORDERS,
+    Array,
+    channels_first_shape,
+    channels_first_view,
+    channels_last_layout,
+    memory_order,
+    one_dtype,
+    one_library,
+    plain,
+)
+from stridekit.backends import load_backend
+from stridekit.errors import ShapeError
+from stridekit.geometry import AxisGeometry, ConvGeometry
+from stridekit.padding import Padding, resolve_padding
+from stridekit.planning import choose_backend, choose_plan
+from stridekit.problem import transposed_problem
+
+
+def conv_transpose1d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    layout: str | None = "NCW",
+    activation: ActivationArgument = None,
+    precision: str = "ieee",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Spread signals by a bank of filters: `conv_transpose2d` with one spatial axis.
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> sk.conv_transpose1d(np.ones((1, 1, 2)), np.ones((1, 1, 2)), stride=3, output_padding=1).tolist()
+    [[[1.0, 1.0, 0.0, 1.0, 1.0, 0.0]]]
+    """
+    return _conv_transpose(
+        1, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
+        backend,
+    )  # fmt: skip
+
+
+def conv_transpose2d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    layout: str | None = "NCHW",
+    activation: ActivationArgument = None,
+    precision: str = "ieee",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Spread images by a bank of filters: the input's gradient of a convolution, with bias and activation.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    weight : array, shape (C, K / groups, R, S)
+        In every layout; of x's dtype.
+    bias : array, shape (K,), optional
+    stride, dilation : int or (rows, columns)
+    padding : int, one int or one (before, after) pair per axis, or a name
+        Pixels taken off the result. ``"same"`` gives ``size * stride`` outputs, an odd pixel after;
+        ``"same_lower"``: before; ``"valid"``: none.
+    output_padding : int or (rows, columns)
+        Pixels added after the result, which may lie beyond every window and then hold the activated bias; less than
+        the larger of stride and dilation.
+    groups, layout, activation, precision, out, backend
+        As for `stridekit.conv2d`.
+
+    Returns
+    -------
+    array, shape (N, K, P, Q) or (N, P, Q, K)
+        With ``P = (H - 1) * s - p_lo - p_hi + d * (R - 1) + output_padding + 1``.
+
+    Raises
+    ------
+    ShapeError, DtypeError, LayoutError, BackendUnavailableError
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> x = np.ones((1, 8, 7, 7), np.float32)
+    >>> sk.conv_transpose2d(x, np.ones((8, 3, 4, 4), np.float32), stride=2, padding=1).shape
+    (1, 3, 14, 14)
+    """
+    return _conv_transpose(
+        2, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
+        backend,
+    )  # fmt: skip
+
+
+def conv_transpose3d(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    *,
+    stride: int | Sequence[int] = 1,
+    padding: Padding = 0,
+    output_padding: int | Sequence[int] = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+    layout: str | None = "NCDHW",
+    activation: ActivationArgument = None,
+    precision: str = "ieee",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Spread volumes by a bank of filters: `conv_transpose2d` with three spatial axes."""
+    return _conv_transpose(
+        3, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
+        backend,
+    )  # fmt: skip
+
+
+def _conv_transpose(
+    rank: int,
+    x: Array,
+    weight: Array,
+    bias: Array | None,
+    stride: int | Sequence[int],
+    padding: Padding,
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+    layout: str | None,
+    activation: ActivationArgument,
+    precision: str,
+    out: Array | None,
+    backend: str,
+) -> Array:
+    library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
+    last = channels_last_layout(layout, rank)
+    if x.ndim != rank + 2 or weight.ndim != rank + 2:
+        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
+        raise ShapeError(
+            f"x has {x.ndim} axes {x.shape} and weight {weight.ndim} {weight.shape}; conv_transpose{rank}d wants "
+            f"{rank + 2} each{hint}"
+        )
+    shape = channels_first_shape(tuple(x.shape), last)
+    problem = transposed_problem(
+        shape,
+        tuple(weight.shape),
+        _geometry(shape[2:], tuple(weight.shape[2:]), stride, padding, output_padding, dilation),
+        dtype=one_dtype({"x": x, "weight": weight}),
+        memory_order=memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
+        groups=groups,
+        bias=bias is not None,
+        activation=activation,
+        precision=precision,
+    )
+    name, reason = choose_backend(backend, library)
+    plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
+    return plan.execute(weight, x, bias, out=out)
+
+
+def _geometry(
+    sizes: tuple[int, ...],
+    kernels: tuple[int, ...],
+    stride: int | Sequence[int],
+    padding: Padding,
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+) -> ConvGeometry:
+    """Return the convolution whose outputs are x's pixels and whose inputs are the result's."""
+    rank = len(sizes)
+    if min((*sizes, *kernels), default=1) < 1:
+        raise ShapeError(f"x {sizes} and weight {kernels} need at least one pixel and one tap on every spatial axis")
+    strides, dilations = per_axis("stride", stride, rank), per_axis("dilation", dilation, rank)
+    extra = per_axis("output_padding", output_padding, rank, minimum=0)
+    for added, step, spread in zip(extra, strides, dilations, strict=True):
+        if added >= max(step, spread):
+            raise ShapeError(
+                f"output_padding is {output_padding!r}; it must be less than the larger of stride {step} and dilation "
+                f"{spread}: more pixels than that lie beyond every window"
+            )
+    if padding == "causal":
+        raise ShapeError("padding 'causal' is for convolutions; give (before, after) pairs")
+    whole = tuple(size * step for size, step in zip(sizes, strides, strict=True))
+    pairs = resolve_padding(padding, whole, kernels, strides, dilations)
+    axes = []
+    for number, (size, kernel, step, spread, (before, after), added) in enumerate(
+        zip(sizes, kernels, strides, dilations, pairs, extra, strict=True)
+    ):
+        reached = (size - 1) * step + spread * (kernel - 1) + 1
+        result = whole[number] + added if padding in ("same", "same_lower") else reached - before - after + added
+        if result < 1:
+            raise ShapeError(
+                f"padding {(before, after)} takes all of the {reached} pixels of spatial axis {number}; give less"
+            )
+        # What lies beyond the windows is less than no padding: the outputs stay x's pixels.
+        axes.append(AxisGeometry(result, kernel, step, spread, before, reached - before - result))
+    return ConvGeometry(tuple(axes))
