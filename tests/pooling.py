@@ -6,14 +6,14 @@ import itertools
 import math
 import zlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from cases import DTYPES, LAYOUTS
 from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, lay
-from oracle import Truth, padding_pairs
+from oracle import Truth, assert_same_bits, assert_within, padding_pairs
 
 import stridekit as sk
 from stridekit.arrays import numpy_dtype
@@ -234,3 +234,26 @@ def _padding(rng: np.random.Generator, rank: int) -> Any:
     if form < 4:
         return tuple((int(before), int(after)) for before, after in rng.integers(0, 6, (rank, 2)))
     return ("valid", "same", "same_lower", "causal")[form - 4]
+
+
+def check_max(case: PoolCase, backend: str) -> None:
+    """Raise unless maxima and indices are right, bit for bit, with indices asked for or not."""
+    values, indices = true_max(case)
+    y, found = case.max_pool(backend=backend, return_indices=True)
+    assert found.dtype == np.int64
+    assert_same_bits(case.first(y), values, case)
+    np.testing.assert_array_equal(case.first(found), indices, str(case))
+    assert_same_bits(case.max_pool(backend=backend), y, case)
+
+
+def check_avg(case: PoolCase, backend: str) -> None:
+    y = case.avg_pool(backend=backend)
+    assert y.dtype == case.x.dtype
+    assert_within(case.first(y), true_avg(case), case.dtype, label=case)
+
+
+def check_grads(case: PoolCase, backend: str) -> None:
+    case = replace(case, data="normal" if case.data == "non-finite" else case.data)
+    for operation, gradient in (("max", case.max_grad(backend=backend)), ("avg", case.avg_grad(backend=backend))):
+        assert gradient.dtype == case.x.dtype
+        assert_within(case.first(gradient), true_grad(case, operation), case.dtype, label=(operation, case))

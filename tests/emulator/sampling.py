@@ -32,9 +32,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cases import DTYPES, Arrays, Case, case
 from curated import CURATED
 from oracle import assert_correct
+from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
 from randoms import random_case
 
-from stridekit.backends.cuda import direct, implicit_gemm
+from stridekit.backends.cuda import direct, implicit_gemm, pooling
 from stridekit.backends.cuda.catalog import TILES, families
 from stridekit.backends.cuda.tiles import Tile
 from stridekit.workspace import ALIGNMENT, align
@@ -110,6 +111,25 @@ class Sample:
         return replace(plan, algorithm=self.algorithm, device=device)
 
 
+@dataclass(frozen=True)
+class PoolSample:
+    """One pooling and its gradients; `wide` for 64-bit coordinates."""
+
+    case: PoolCase
+    wide: bool = False
+    schedule: Schedule = SCHEDULES[0]
+
+    def run(self, flavour: str = "fast") -> list[str]:
+        """Compute them, raise where one is wrong, and return the kernels launched."""
+        with ExitStack() as stack:
+            if self.wide:
+                stack.enter_context(patch.object(pooling, "_narrow", lambda *_: False))
+            runtime = stack.enter_context(use_emulator(flavour=flavour, schedule=self.schedule))
+            for check in (check_max, check_avg, check_grads):
+                check(self.case, "cuda")
+        return list(runtime.launched)
+
+
 def _unless_cache_lines(nbytes: int, unit: int = ALIGNMENT) -> int:
     return nbytes if unit == ALIGNMENT else align(nbytes, unit)
 
@@ -120,7 +140,7 @@ def _tf32(values: np.ndarray) -> np.ndarray:
     return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
 
 
-def visits(rng: np.random.Generator) -> Iterator[Sample]:
+def visits(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
     """Yield samples that launch a kernel of every family, on shapes with a tail in every dimension."""
     tailed = case(
         *("tailed", (23, 29), 3), stride=(4, 5), padding=((1, 2), (0, 1)), batch=4, bias=True, activation="gelu"
@@ -141,12 +161,18 @@ def visits(rng: np.random.Generator) -> Iterator[Sample]:
     for dtype in DTYPES:
         of = replace(tailed, channels=7, filters=7, dtype=dtype, channels_last=bool(rng.integers(2)))
         yield Sample(of, wide=bool(rng.integers(2)), schedule=_schedule(rng))
+        window = PoolCase((23, 19), (3, 4), (2, 3), padding=((1, 2), (3, 0)), dilation=(2, 1), ceil_mode=True)
+        pool = replace(window, channels=7, dtype=dtype, channels_last=bool(rng.integers(2)))
+        yield PoolSample(pool, wide=bool(rng.integers(2)), schedule=_schedule(rng))
 
 
-def draws(rng: np.random.Generator) -> Iterator[Sample]:
-    """Yield random samples without end, a third of them of curated cases."""
+def draws(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
+    """Yield random samples without end: an eighth poolings, a third of the others of curated cases."""
     while True:
         dtype = str(rng.choice(DTYPES))
+        if rng.random() < 1 / 8:
+            yield PoolSample(random_pool(rng, dtype=dtype), wide=bool(rng.integers(2)), schedule=_schedule(rng))
+            continue
         curated = rng.random() < 1 / 3
         of = replace(CURATED[rng.integers(len(CURATED))], dtype=dtype) if curated else random_case(rng, dtype=dtype)
         sample = Sample(of, precision="tf32" if dtype == "float32" and rng.random() < 1 / 2 else "ieee")

@@ -9,6 +9,7 @@ from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
 from stridekit.backends.cuda.folding import FOLDED, fill_kernel, fold_kernel
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.moving import moving_kernel
+from stridekit.backends.cuda.pooling import pool_kernel
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile
 
@@ -30,6 +31,9 @@ def families() -> Iterator[tuple[Kernel, ...]]:
         yield tuple(direct_kernel(dtype, filters, by_filters, narrow) for filters, by_filters, narrow in flags)
         yield (sum_kernel(dtype),)
         yield (fill_kernel(dtype),)
+        for operation, direction in itertools.product(("max", "avg"), ("forward", "input_grad")):
+            flags_of_pool = itertools.product((True, False), (False, True))
+            yield tuple(pool_kernel(operation, direction, dtype, inside, narrow) for inside, narrow in flags_of_pool)
     for (dtype, product), tiles in TILES.items():
         for loader in LOADERS:
             yield tuple(gemm_kernel(dtype, product, tile, loader) for tile in tiles)
