@@ -1,0 +1,244 @@
+"""Blur pooling: a binomial low-pass, then the stride, as one depthwise convolution.
+
+Source: R. Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019 (arXiv:1904.11486).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from stridekit.arguments import as_int
+from stridekit.arrays import LAYOUTS, Array, channels_last_layout, dtype_name, library_of, numpy_dtype
+from stridekit.backends import load_backend
+from stridekit.conv import conv1d, conv2d, conv3d
+from stridekit.errors import ShapeError
+from stridekit.gradients import conv_input_grad
+from stridekit.memory import uploaded
+from stridekit.padding import Padding
+from stridekit.pool_plan import Sizes
+
+_LARGEST_FILTER = 64
+
+
+def blur_pool1d(
+    x: Array,
+    *,
+    stride: Sizes = 2,
+    filter_size: int = 3,
+    padding: Padding | None = None,
+    padding_mode: str = "reflect",
+    layout: str | None = "NCW",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Blur a signal and take every `stride`-th sample: `blur_pool2d` with one spatial axis.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
+
+    Returns
+    -------
+    array, shape (N, C, Q) or (N, Q, C)
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> sk.blur_pool1d(np.array([[[0.0, 4.0, 0.0, 0.0, 8.0, 0.0]]])).tolist()
+    [[[2.0, 1.0, 4.0]]]
+    """
+    return _blur_pool(1, x, stride, filter_size, padding, padding_mode, layout, out, backend)
+
+
+def blur_pool2d(
+    x: Array,
+    *,
+    stride: Sizes = 2,
+    filter_size: int = 3,
+    padding: Padding | None = None,
+    padding_mode: str = "reflect",
+    layout: str | None = "NCHW",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Blur an image and take every `stride`-th pixel: a stride that aliases less.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+        float16, bfloat16, float32 or float64; any strides.
+    stride : int or (rows, columns)
+    filter_size : int
+        Taps per axis of the binomial filter: 3 is ``(1, 2, 1) / 4``, 1 is none.
+    padding : any form that `stridekit.conv2d` takes, optional
+        By default what the paper's layers use: ``(filter_size - 1) // 2`` before and ``filter_size // 2`` after, which
+        gives ``ceil(size / stride)`` outputs whose sampling phase does not depend on the stride.
+    padding_mode : {"reflect", "zeros", "replicate", "circular"}
+    layout, out, backend
+        As for `stridekit.conv2d`.
+
+    Returns
+    -------
+    array, shape (N, C, P, Q) or (N, P, Q, C)
+
+    Raises
+    ------
+    ShapeError, DtypeError, LayoutError, BackendUnavailableError
+
+    Notes
+    -----
+    R. Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019. Filters of up to 5 taps are exact in
+    every dtype; the weights of longer ones are rounded to x's.
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> checkers = np.indices((6, 6)).sum(0) % 2 * 2.0
+    >>> sk.blur_pool2d(checkers[None, None]).tolist()
+    [[[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]]
+    """
+    return _blur_pool(2, x, stride, filter_size, padding, padding_mode, layout, out, backend)
+
+
+def blur_pool3d(
+    x: Array,
+    *,
+    stride: Sizes = 2,
+    filter_size: int = 3,
+    padding: Padding | None = None,
+    padding_mode: str = "reflect",
+    layout: str | None = "NCDHW",
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Blur a volume or clip and take every `stride`-th pixel: `blur_pool2d` with three spatial axes.
+
+    Parameters
+    ----------
+    x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
+
+    Returns
+    -------
+    array, shape (N, C, O, P, Q) or (N, O, P, Q, C)
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> sk.blur_pool3d(np.ones((1, 2, 4, 6, 6)), stride=(1, 2, 2)).shape
+    (1, 2, 4, 3, 3)
+    """
+    return _blur_pool(3, x, stride, filter_size, padding, padding_mode, layout, out, backend)
+
+
+def blur_pool_grad(
+    input_shape: Sequence[int],
+    grad_output: Array,
+    *,
+    stride: Sizes = 2,
+    filter_size: int = 3,
+    padding: Padding | None = None,
+    padding_mode: str = "reflect",
+    layout: str | None = None,
+    out: Array | None = None,
+    backend: str = "auto",
+) -> Array:
+    """Return the gradient of a blur pooling's input, of any rank.
+
+    Parameters
+    ----------
+    input_shape : sequence of int
+        ``(N, C, *spatial)`` with 1 to 3 spatial axes, or channels last as `layout` says; None is channels first.
+    grad_output : array, of the pooling's output shape
+    stride, filter_size, padding, padding_mode, out, backend
+        As for `blur_pool2d`.
+
+    Returns
+    -------
+    array, of `input_shape`, in grad_output's dtype and memory order
+
+    Raises
+    ------
+    ShapeError, DtypeError, LayoutError, BackendUnavailableError
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> sk.blur_pool_grad((1, 1, 4), np.array([[[4.0, 8.0]]]), padding_mode="zeros").tolist()
+    [[[2.0, 3.0, 4.0, 2.0]]]
+    """
+    if hasattr(input_shape, "shape"):
+        raise ShapeError("input_shape is an array; wanted its shape, such as x.shape")
+    shape = tuple(as_int("input_shape", size) for size in input_shape)
+    rank = len(shape) - 2
+    if rank not in LAYOUTS:
+        raise ShapeError(
+            f"input_shape has {len(shape)} axes {shape}; wanted 3, 4 or 5: batch, channels and 1 to 3 more"
+        )
+    channels = shape[-1 if channels_last_layout(layout, rank) else 1]
+    return conv_input_grad(
+        shape,
+        _binomial("grad_output", grad_output, filter_size, rank, channels),
+        grad_output,
+        stride=stride,
+        padding=_centred(filter_size, rank) if padding is None else padding,
+        groups=channels,
+        padding_mode=padding_mode,
+        layout=layout,
+        out=out,
+        backend=backend,
+    )
+
+
+def _blur_pool(
+    rank: int,
+    x: Array,
+    stride: Sizes,
+    filter_size: int,
+    padding: Padding | None,
+    padding_mode: str,
+    layout: str | None,
+    out: Array | None,
+    backend: str,
+) -> Array:
+    library_of("x", x)
+    if x.ndim != rank + 2:
+        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
+        raise ShapeError(f"x has {x.ndim} axes {tuple(x.shape)}; blur_pool{rank}d wants {rank + 2}{hint}")
+    channels = int(x.shape[-1 if channels_last_layout(layout, rank) else 1])
+    convolve = (conv1d, conv2d, conv3d)[rank - 1]
+    return convolve(
+        x,
+        _binomial("x", x, filter_size, rank, channels),
+        stride=stride,  # type: ignore[arg-type]
+        padding=_centred(filter_size, rank) if padding is None else padding,
+        groups=channels,
+        padding_mode=padding_mode,
+        layout=layout,
+        out=out,
+        backend=backend,
+    )
+
+
+def _centred(filter_size: int, rank: int) -> tuple[tuple[int, int], ...]:
+    return (((filter_size - 1) // 2, filter_size // 2),) * rank
+
+
+def _binomial(name: str, array: Array, filter_size: int, rank: int, channels: int) -> Array:
+    """Return weights ``(channels, 1, *filter)`` of `array`'s dtype, where it lies."""
+    size = as_int("filter_size", filter_size)
+    if not 1 <= size <= _LARGEST_FILTER:
+        raise ShapeError(f"filter_size is {filter_size}; wanted 1 to {_LARGEST_FILTER}")
+    if channels < 1:
+        raise ShapeError(f"{name} has {channels} channels; wanted at least one")
+    line = np.array([math.comb(size - 1, tap) for tap in range(size)]) / 2.0 ** (size - 1)
+    taps = line
+    for _ in range(rank - 1):
+        taps = np.multiply.outer(taps, line)
+    weight = np.broadcast_to(taps, (channels, 1, *taps.shape)).astype(numpy_dtype(dtype_name(name, array)))
+    if library_of(name, array) == "numpy":
+        return weight
+    cuda = load_backend("cuda")
+    return uploaded(weight, cuda.memory(cuda.device(array)))
