@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stridekit.arrays import Array, itemsize, layout_shape, numpy_dtype
 from stridekit.backends import Algorithm, Operands
@@ -37,15 +37,6 @@ class Moves(Protocol):
 
         `padded` has the shape and type of `padded_problem`'s result, `target` the shape and type of `problem`'s.
         """
-
-
-def directions(forward: tuple[Algorithm, ...], moves: Moves) -> dict[str, tuple[Algorithm, ...]]:
-    """Return a backend's table of algorithms, by direction, from those that run forward."""
-    return {
-        "forward": forward,
-        "input_grad": tuple(InputGradient(algorithm, moves) for algorithm in forward),
-        "weight_grad": tuple(WeightGradient(algorithm) for algorithm in forward),
-    }
 
 
 @dataclass(frozen=True)
@@ -174,49 +165,31 @@ class InputGradient:
         if _staged(problem):
             if packed is not None:
                 weight, packed = packed.view(grad_output.dtype).reshape(problem.weight_shape), None
-            target = _over_pixels(parts["padded"], dense, dense.input_shape)
+            target = over_pixels(parts["padded"], dense, dense.input_shape)
         if "wide_weight" in parts:
             wide = numpy_dtype(dense.dtype)
             weight = self._converted(device, weight, parts["wide_weight"].view(wide).reshape(weight.shape))
-            room = _over_pixels(parts["wide_grad_output"], dense, dense.output_shape)
+            room = over_pixels(parts["wide_grad_output"], dense, dense.output_shape)
             grad_output = self._converted(device, grad_output, room)
         turned = None
         if "turned" in parts:
             turned = self._regrouped(problem, device, weight, parts["turned"].view(weight.dtype))
         elif packed is None:
             turned = _turned(problem, weight)
-        first = 0
-        for part in phase_parts(dense):
-            pixels = target[part.pixels]
-            if part.problem is None:
+        for step in _steps(self._forward, dense, device, packed is not None):
+            pixels = target[step.pixels]
+            if step.problem is None:
                 self._moves.fill(dense, device, operands.bias, pixels)
                 continue
-            chosen = None
-            if packed is not None:
-                nbytes = self._forward.packed_bytes(part.problem, device)
-                chosen = packed[first : first + nbytes]
-                first += align(nbytes)
-            given = Operands(
-                grad_output[part.outputs], None if turned is None else turned[part.taps], chosen, operands.bias
-            )
-            nbytes = self._forward.workspace(part.problem, device, packed=chosen is not None)
-            self._forward.run(part.problem, device, given, parts["phase"][:nbytes], pixels)
+            chosen = None if packed is None else packed[step.packed]
+            part = None if turned is None else turned[step.taps]
+            given = Operands(grad_output[step.outputs], part, chosen, operands.bias)
+            self._forward.run(step.problem, device, given, parts["phase"][: step.workspace], pixels)
         if _staged(problem):
             self._moves.fold(problem, device, target, out)
 
     def _layout(self, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
-        dense = padded_problem(problem)
-        packed = packed and not _staged(problem)
-        phase = max((self._forward.workspace(part, device, packed=packed) for part in _dense(problem)), default=0)
-        regions = [("phase", phase)]
-        if problem.groups > 1 and problem.group_in_channels > 1 and not packed:
-            regions.append(("turned", math.prod(problem.weight_shape) * dense.itemsize))
-        if _staged(problem):
-            regions.append(("padded", math.prod(dense.input_shape) * dense.itemsize))
-        if dense.dtype != problem.dtype:
-            regions.append(("wide_weight", math.prod(problem.weight_shape) * dense.itemsize))
-            regions.append(("wide_grad_output", math.prod(problem.output_shape) * dense.itemsize))
-        return WorkspaceLayout(tuple(regions))
+        return _layout(self._forward, problem, device, packed)
 
     def _converted(self, device: Any, source: Array, target: Array) -> Array:
         self._moves.convert(device, source, target)
@@ -230,6 +203,47 @@ class InputGradient:
             block = weight[group * filters : (group + 1) * filters]
             self._moves.convert(device, block.swapaxes(0, 1), turned[group * channels : (group + 1) * channels])
         return turned
+
+
+@lru_cache(maxsize=4096)
+def _layout(forward: Algorithm, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
+    dense = padded_problem(problem)
+    packed = packed and not _staged(problem)
+    phase = max((forward.workspace(part, device, packed=packed) for part in _dense(problem)), default=0)
+    regions = [("phase", phase)]
+    if problem.groups > 1 and problem.group_in_channels > 1 and not packed:
+        regions.append(("turned", math.prod(problem.weight_shape) * dense.itemsize))
+    if _staged(problem):
+        regions.append(("padded", math.prod(dense.input_shape) * dense.itemsize))
+    if dense.dtype != problem.dtype:
+        regions.append(("wide_weight", math.prod(problem.weight_shape) * dense.itemsize))
+        regions.append(("wide_grad_output", math.prod(problem.output_shape) * dense.itemsize))
+    return WorkspaceLayout(tuple(regions))
+
+
+class _Step(NamedTuple):
+    """A phase as it runs: its problem, what it writes and reads, where its packed weights lie, bytes of workspace."""
+
+    problem: ConvProblem | None
+    pixels: tuple[slice, ...]
+    outputs: tuple[slice, ...]
+    taps: tuple[slice, ...]
+    packed: slice
+    workspace: int
+
+
+@lru_cache(maxsize=1024)
+def _steps(forward: Algorithm, dense: ConvProblem, device: Any, packed: bool) -> tuple[_Step, ...]:
+    steps, first = [], 0
+    for part in phase_parts(dense):
+        stored = workspace = 0
+        if part.problem is not None:
+            stored = forward.packed_bytes(part.problem, device)
+            workspace = forward.workspace(part.problem, device, packed=packed)
+        place = slice(first, first + stored)
+        steps.append(_Step(part.problem, part.pixels, part.outputs, part.taps, place, workspace))
+        first += align(stored)
+    return tuple(steps)
 
 
 @dataclass(frozen=True)
@@ -262,7 +276,9 @@ class GroupPart:
 def group_parts(problem: ConvProblem) -> tuple[GroupPart, ...]:
     """Return the forward problems of a weight gradient, one for each group."""
     axes = tuple(_exchanged(axis) for axis in problem.geometry.axes)
-    channels, filters, batch = problem.group_in_channels, problem.group_out_channels, problem.batch
+    channels, filters = problem.group_in_channels, problem.group_out_channels
+    # A sum over no samples is planned as if over one; there is nothing to run.
+    batch = max(problem.batch, 1)
     common = replace(problem, direction="forward", groups=1, in_channels=batch, out_channels=filters)
     if problem.rank == 3:
         # No axis is left over: the channels are the samples.
@@ -351,7 +367,7 @@ def _slices(spatial: tuple[slice, ...]) -> tuple[slice, ...]:
     return (slice(None), slice(None), *spatial)
 
 
-def _over_pixels(room: Array, problem: ConvProblem, shape: tuple[int, ...]) -> Array:
+def over_pixels(room: Array, problem: ConvProblem, shape: tuple[int, ...]) -> Array:
     """View flat bytes as ``(N, C, *spatial)`` in the problem's type and memory order."""
     last = problem.memory_order == "channels_last"
     stored = room.view(numpy_dtype(problem.dtype)).reshape(layout_shape(shape, last))
