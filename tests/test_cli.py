@@ -72,6 +72,25 @@ def test_compare_says_what_speed_is_compared_with_if_stride_1_was_not_asked_for(
     assert "Speedup is over" not in invoke("compare", picture, "--strides", "1", *QUICK).stdout
 
 
+def test_pooling_and_backward_are_compared_when_asked(folder, picture):
+    plain = invoke("compare", picture, "--strides", "1,2", *QUICK)
+    assert plain.exit_code == 0
+    assert "Ways to shrink" not in plain.stdout
+    asked = invoke("compare", picture, "--strides", "1,2", *QUICK, "--pooling", "--backward")
+    assert asked.exit_code == 0, asked.stderr
+    lines = [line.split() for line in asked.stdout.splitlines()]
+    for name in ("conv", "max_pool", "avg_pool", "blur_pool"):
+        assert sum(line[:2] == ["2", name] for line in lines) == 2
+    assert "…" not in asked.stdout
+    assert "alternatives.png" in asked.stdout
+    stored = json.loads((folder / "stride-comparison/comparison.json").read_text(encoding="utf-8"))
+    assert [row["alternative"] for row in stored["alternatives"]] == ["conv", "max_pool", "avg_pool", "blur_pool"]
+    assert all(row["output_size"] == [15, 20] and row["training"]["time_s"] > 0 for row in stored["alternatives"])
+    alone = invoke("compare", picture, "--strides", "1,2", *QUICK, "--no-pooling", "--backward")
+    assert "training step" in alone.stdout
+    assert "max_pool" not in alone.stdout
+
+
 @pytest.mark.parametrize("columns", ["20", "80"])
 def test_no_number_is_cut_off_when_piped(picture, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
@@ -83,7 +102,10 @@ def test_no_number_is_cut_off_when_piped(picture, columns, monkeypatch):
 
 @pytest.mark.parametrize("columns", [30, 80])
 def test_a_narrow_terminal_folds_numbers_and_never_cuts_them(columns):
-    comparison = sk.compare_strides(zone_plate(64), (1, (16, 10)), filters=2, repeats=1, backend="reference")
+    comparison = sk.compare_strides(
+        zone_plate(64), (1, (16, 10)), filters=2, repeats=1, backend="reference",
+        alternatives=("conv", "blur_pool"), backward=True,
+    )  # fmt: skip
     console = Console(width=columns, file=io.StringIO())
     for table in tables_of(comparison):
         console.print(table)

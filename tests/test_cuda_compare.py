@@ -10,6 +10,7 @@ import pytest
 
 import stridekit as sk
 from stridekit.cli.commands import run
+from stridekit.compare.comparison import ALTERNATIVES
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 
@@ -48,3 +49,17 @@ def test_the_numbers_of_a_comparison_are_those_of_the_reference(dtype: str) -> N
         assert mine.output_size == theirs.output_size
         np.testing.assert_allclose(mine.aliased_energy, theirs.aliased_energy, rtol=1e-3, atol=1e-6)
         assert mine.predicted_peak_bytes % 512 == 0
+
+
+def test_ways_to_shrink_are_compared_on_cuda() -> None:
+    image = np.random.default_rng(2).random((18, 15))
+    arguments = {"strides": (2,), "filters": 2, "kernel_size": 3, "repeats": 1, "alternatives": ALTERNATIVES}
+    with use_emulator() as runtime:
+        ours = sk.compare_strides(image, backend="cuda", backward=True, **arguments)
+    wanted = sk.compare_strides(image, backend="reference", **arguments)
+    for mine, theirs in zip(ours.alternatives, wanted.alternatives, strict=True):
+        assert (mine.alternative, mine.output_size) == (theirs.alternative, theirs.output_size)
+        np.testing.assert_allclose(mine.aliased_energy, theirs.aliased_energy, rtol=1e-3, atol=1e-6)
+        assert mine.forward.peak_bytes == mine.forward.predicted_peak_bytes
+        assert mine.training.peak_bytes == mine.training.predicted_peak_bytes
+    assert any("max_pool_input_grad" in entry for entry in runtime.launched)

@@ -118,6 +118,13 @@ def compare(
     repeats: Annotated[
         int | None, typer.Option(help="Timed runs of each stride.  [default: as fit in 3 s, 5 to 50]")
     ] = None,
+    pooling: Annotated[
+        bool,
+        typer.Option(
+            help="Also compare each stride with max-, average- and blur-pooling; takes several times as long."
+        ),
+    ] = False,
+    backward: Annotated[bool, typer.Option(help="Also measure training steps: output and gradients.")] = False,
     json: Annotated[Path | None, typer.Option("--json", help="Also write the JSON to this file.")] = None,
     output: Annotated[Path, typer.Option(help="Folder for JSON and pictures.")] = Path("stride-comparison"),
 ) -> None:
@@ -131,6 +138,7 @@ def compare(
     stridekit compare
     stridekit compare photo.jpg --strides 1,2,2x1,4 --kernel 3
     stridekit compare --chart --strides 1,2,4 --filters 8 --output rings
+    stridekit compare photo.jpg --strides 2,4 --pooling --backward
     stridekit compare photo.jpg --weights conv1.npy --padding 3 --json result.json
     """
     steps, pads = parse_strides(strides), parse_padding(padding)
@@ -145,6 +153,7 @@ def compare(
     pixels, name = _picture(image, chart)
 
     from stridekit.compare import choose_device, compare_strides
+    from stridekit.compare.comparison import ALTERNATIVES
     from stridekit.report.terminal import print_comparison
 
     device = choose_device(backend)
@@ -161,6 +170,8 @@ def compare(
             weight=weight,
             repeats=repeats,
             max_aliased_energy=max_aliased_energy,
+            alternatives=ALTERNATIVES if pooling else (),
+            backward=backward,
             name=name,
             progress=progress,
         )

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from stridekit.geometry import ConvGeometry
+
+ALTERNATIVES = ("conv", "max_pool", "avg_pool", "blur_pool")
+"""Ways to shrink a response: the layer's own stride, and three poolings after it."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,64 @@ class StrideRow:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the row as plain dicts, lists and numbers."""
-        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
+        row: dict[str, Any] = _plain(self)
+        return row
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one execution takes.
+
+    Attributes
+    ----------
+    flops : int
+        2 for each multiply-add, 1 for each pixel that a maximum or an average reads.
+    time_s, time_quartiles_s : float, tuple of float
+        Median seconds, and first and third quartile.
+    peak_bytes, predicted_peak_bytes : int
+        Most memory at once, measured and said beforehand: operands, everything that stays until the end, workspace.
+    """
+
+    flops: int
+    time_s: float
+    time_quartiles_s: tuple[float, float]
+    peak_bytes: int
+    predicted_peak_bytes: int
+
+
+@dataclass(frozen=True)
+class AlternativeRow:
+    """One way to shrink a response by a stride.
+
+    Attributes
+    ----------
+    stride : tuple of int
+        By how much.
+    alternative : str
+        ``"conv"``: the layer at that stride. ``"max_pool"``, ``"avg_pool"``, ``"blur_pool"``: the layer at stride 1,
+        then that pooling at the stride.
+    window : tuple of int
+        Pixels of the pooling's window: the stride, for the blur `blur_window`; (1, 1) for the layer alone.
+    output_size : tuple of int
+        The same for all: each takes what lies on every stride-th position.
+    aliased_energy : float
+        Share that the stride folds back of the energy of what it samples: the response at stride 1, pooled at stride 1.
+    energy_kept : float
+        Energy of what it samples, over that of the response. Pooled, both loss and gain of it are possible.
+    forward : Cost
+        Of the output, with packed weights.
+    training : Cost or None
+        Of a training step, with weights as given: output, pooling's gradient, gradients of input and weight.
+    """
+
+    stride: tuple[int, ...]
+    alternative: str
+    window: tuple[int, ...]
+    output_size: tuple[int, ...]
+    aliased_energy: float
+    energy_kept: float
+    forward: Cost
+    training: Cost | None
 
 
 @dataclass(frozen=True)
@@ -152,8 +212,10 @@ class StrideComparison:
         What to beware of.
     max_aliased_energy : float
         The limit of the recommendation.
-    repeats : int
-        Timed executions of each stride.
+    alternatives : tuple of AlternativeRow
+        Ways to shrink by each stride beyond 1, by stride; empty if not asked for.
+    repeats, alternatives_repeats : int
+        Timed executions of each stride and of each alternative.
     filter_labels : tuple of str
         What each filter is.
     image : dict
@@ -172,7 +234,9 @@ class StrideComparison:
     recommendation: str
     warnings: tuple[str, ...]
     max_aliased_energy: float
+    alternatives: tuple[AlternativeRow, ...]
     repeats: int
+    alternatives_repeats: int
     filter_labels: tuple[str, ...]
     image: dict[str, Any]
     versions: dict[str, str]
@@ -181,8 +245,6 @@ class StrideComparison:
     def as_dict(self) -> dict[str, Any]:
         """Return everything but the pictures as plain dicts, lists and numbers: the content of the JSON file."""
         known = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "pictures"}
-        known["rows"] = [row.as_dict() for row in self.rows]
-        known["baseline"] = self.baseline.as_dict()
         plain: dict[str, Any] = _plain(known)
         return plain
 
@@ -218,6 +280,8 @@ class StrideComparison:
 
 
 def _plain(value: Any) -> Any:
+    if is_dataclass(value):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, tuple | list):

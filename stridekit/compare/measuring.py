@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
@@ -25,6 +25,15 @@ BASELINE: Stride = (1, 1)
 
 _TIMING_SECONDS = 3.0
 _FEWEST_REPEATS, _MOST_REPEATS = 5, 50
+
+
+class Timed(Protocol):
+    """What takes turns being timed."""
+
+    seconds: list[float]
+
+    def once(self) -> float:
+        """Run, and return how long it took, in seconds."""
 
 
 @dataclass
@@ -60,7 +69,16 @@ class StrideRun:
     @property
     def response(self) -> np.ndarray:
         """The output as a NumPy array."""
-        return self.output if isinstance(self.output, np.ndarray) else self.memory.download(self.output)
+        return self.on_host(self.output)
+
+    def on_host(self, array: Array) -> np.ndarray:
+        """Return an array from where the plan runs as a NumPy array."""
+        return array if isinstance(array, np.ndarray) else self.memory.download(array)
+
+    def once(self) -> float:
+        """Execute, and return how long it took."""
+        # Into the output of the warm-up: else the page faults of fresh memory would be timed, not the convolution.
+        return self.memory.seconds(partial(self.plan.execute, self.pixels, self.packed, out=self.output))
 
 
 def warm_up(
@@ -93,18 +111,16 @@ def spectra_of(runs: dict[Stride, StrideRun], dtype: str, report: Progress) -> t
     return total.reshape(batch, filters).sum(0), beyond.reshape(len(runs), batch, filters).sum(1)
 
 
-def take_turns(runs: dict[Stride, StrideRun], repeats: int | None, report: Progress) -> int:
-    """Time the strides round-robin; return the number of rounds."""
+def take_turns(runs: Collection[Timed], repeats: int | None, report: Progress, what: str = "timing") -> int:
+    """Time the runs round-robin; return the number of rounds."""
     rounds = 1 if repeats is None else repeats
     done = 0
     while done < rounds:
-        for run in runs.values():
-            # Into the output of the warm-up: else the page faults of fresh memory would be timed, not the convolution.
-            execute = partial(run.plan.execute, run.pixels, run.packed, out=run.output)
-            run.seconds.append(run.memory.seconds(execute))
+        for run in runs:
+            run.seconds.append(run.once())
         done += 1
         if repeats is None and done == 1:
-            once = sum(run.seconds[0] for run in runs.values())
+            once = sum(run.seconds[0] for run in runs)
             rounds = min(_MOST_REPEATS, max(_FEWEST_REPEATS, int(_TIMING_SECONDS / once)))
-        report("timing", done, rounds)
+        report(what, done, rounds)
     return rounds

@@ -10,14 +10,21 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
-from stridekit.arguments import as_int, per_axis
-from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
+from stridekit.arguments import as_int
+from stridekit.arrays import Array
 from stridekit.backends import load_backend, preferred_backend
 from stridekit.compare.advice import recommend, typical_use, warnings_about
 from stridekit.compare.comparison import FeatureMap, Pictures, StrideComparison, StrideRow
-from stridekit.compare.filters import FilterBank, filter_bank
+from stridekit.compare.inputs import (
+    checked_alternatives,
+    checked_bank,
+    checked_dtype,
+    checked_pixels,
+    checked_strides,
+)
 from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
-from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
+from stridekit.compare.shrinking import measure_alternatives
+from stridekit.errors import ShapeError
 from stridekit.padding import Padding
 from stridekit.plan import Plan
 from stridekit.planning import asked_backend, plan_conv
@@ -48,6 +55,8 @@ def compare_strides(
     weight: Array | None = None,
     repeats: int | None = None,
     max_aliased_energy: float = DEFAULT_MAX_ALIASED_ENERGY,
+    alternatives: Sequence[str] = (),
+    backward: bool = False,
     name: str | None = None,
     progress: Progress | None = None,
 ) -> StrideComparison:
@@ -79,6 +88,11 @@ def compare_strides(
         Timed executions of each stride. By default what fits into 3 seconds, at least 5 and at most 50.
     max_aliased_energy : float
         0 to 1.
+    alternatives : sequence of str
+        Ways to shrink by each stride beyond 1, to be compared: the strided layer, ``"conv"``, and the layer at stride
+        1 before ``"max_pool"``, ``"avg_pool"`` or ``"blur_pool"``. By default none: they take several times as long.
+    backward : bool
+        Whether to measure a training step of each alternative too; of ``"conv"`` if none is given.
     name : str, optional
         What reports call the picture.
     progress : callable, optional
@@ -87,7 +101,7 @@ def compare_strides(
     Returns
     -------
     StrideComparison
-        ``.rows``, ``.recommendation``, ``.warnings``; ``.to_json()``; ``.save(directory)``.
+        ``.rows``, ``.alternatives``, ``.recommendation``, ``.warnings``; ``.to_json()``; ``.save(directory)``.
 
     Raises
     ------
@@ -102,15 +116,16 @@ def compare_strides(
     >>> [row.output_size for row in result.rows]
     [(32, 32), (32, 64)]
     """
-    asked = _strides(strides)
+    asked = checked_strides(strides)
     if not 0 <= max_aliased_energy <= 1:
         raise ShapeError(f"max_aliased_energy is {max_aliased_energy}; wanted a share from 0 to 1")
     if repeats is not None and as_int("repeats", repeats) < 1:
         raise ShapeError(f"repeats is {repeats}; wanted at least 1")
-    dtype = _dtype(dtype)
+    ways = checked_alternatives(alternatives) or (("conv",) if backward else ())
+    dtype = checked_dtype(dtype)
     device = choose_device(backend)
-    pixels = _pixels(image, dtype)
-    bank = _bank(weight, filters, kernel_size, pixels.shape[1], dtype)
+    pixels = checked_pixels(image, dtype)
+    bank = checked_bank(weight, filters, kernel_size, pixels.shape[1], dtype)
     plans = {
         stride: plan_conv(
             pixels.shape,
@@ -126,10 +141,15 @@ def compare_strides(
     runs = warm_up(plans, pixels, bank.weight, report)
     # The spectrum comes before the clock: it is where a response that overflowed its dtype is found.
     total, beyond = spectra_of(runs, dtype, report)
-    rounds = take_turns(runs, repeats, report)
+    rounds = take_turns(runs.values(), repeats, report)
     rows = {stride: _row(stride, runs, total, beyond[number]) for number, stride in enumerate(runs)}
     baseline = rows[BASELINE]
     chosen = tuple(rows[stride] for stride in asked)
+    compared, turns = measure_alternatives(
+        {stride: runs[stride] for stride in asked}, runs[BASELINE], bank.weight, ways,
+        shares={row.stride: row.aliased_energy for row in chosen}, energy=float(total.sum()),
+        backward=backward, repeats=repeats, report=report,
+    )  # fmt: skip
     best, recommendation = recommend(chosen, baseline, max_aliased_energy, bank.labels)
     if name is None:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an array"
@@ -140,11 +160,13 @@ def compare_strides(
         why=device.why,
         rows=chosen,
         baseline=baseline,
+        alternatives=compared,
         recommended_stride=best.stride,
         recommendation=recommendation,
         warnings=warnings_about(chosen, plans[BASELINE].geometry.kernel_extent, flat=not total.any()),
         max_aliased_energy=float(max_aliased_energy),
         repeats=rounds,
+        alternatives_repeats=turns,
         filter_labels=bank.labels,
         image={
             "name": name,
@@ -168,66 +190,6 @@ def choose_device(backend: str = "auto") -> ChosenDevice:
     # An array runs where it lives; a file lives nowhere yet, so what is best here may be chosen.
     name, why = asked_backend(backend) or preferred_backend()
     return ChosenDevice(name, load_backend(name).device().description, why)
-
-
-def _strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
-    try:
-        items = list(strides)
-    except TypeError:
-        raise ShapeError(f"strides is {strides!r}; wanted a sequence, such as (1, 2, 4)") from None
-    if not items or isinstance(strides, str):
-        raise ShapeError(f"strides is {strides!r}; wanted at least one, such as (1, 2, 4)")
-    return tuple(dict.fromkeys(per_axis("stride", item, 2) for item in items))
-
-
-def _dtype(dtype: Any) -> str:
-    if isinstance(dtype, str) and dtype not in DTYPES:
-        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
-    return dtype_name("dtype", dtype)
-
-
-def _pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
-    if isinstance(image, str | os.PathLike):
-        from stridekit.compare.images import load_image
-
-        return load_image(image, dtype=dtype)
-    if library_of("image", image) != "numpy":
-        raise BackendUnavailableError("image is a CuPy array, which is not copied silently; use cupy.asnumpy(image)")
-    dtype_name("image", image)
-    if image.ndim not in (2, 4):
-        hint = "; add a batch axis: image[None], or image.transpose(2, 0, 1)[None] if its channels come last"
-        wanted = "(H, W) or (N, C, H, W)" + (hint if image.ndim == 3 else "")
-        raise ShapeError(f"image has shape {image.shape}; wanted {wanted}")
-    if 0 in image.shape:
-        raise ShapeError(f"image has shape {image.shape}; wanted at least one sample, channel and pixel")
-    pixels = _cast(image, dtype)
-    if not np.isfinite(pixels).all():
-        raise ImageError(f"image holds NaN or infinity (as {dtype}); only finite values have a spectrum")
-    return pixels[None, None] if pixels.ndim == 2 else pixels
-
-
-def _cast(array: Array, dtype: str) -> np.ndarray:
-    with np.errstate(over="ignore"):  # What overflows is refused by the caller, in words.
-        return np.ascontiguousarray(plain(array), numpy_dtype(dtype))
-
-
-def _bank(
-    weight: Array | None, filters: int, kernel_size: int | Sequence[int], channels: int, dtype: str
-) -> FilterBank:
-    if weight is None:
-        return filter_bank(filters, kernel_size, in_channels=channels, dtype=dtype)
-    if library_of("weight", weight) != "numpy":
-        raise BackendUnavailableError("weight is a CuPy array, which is not copied silently; use cupy.asnumpy(weight)")
-    dtype_name("weight", weight)
-    if weight.ndim != 4 or 0 in weight.shape or weight.shape[1] != channels:
-        raise ShapeError(
-            f"weight has shape {weight.shape}; wanted (filters, channels, rows, columns) with {channels} channel"
-            f"{'' if channels == 1 else 's'} as the image has"
-        )
-    cast = _cast(weight, dtype)
-    if not np.isfinite(cast).all():
-        raise ShapeError(f"weight holds NaN or infinity (as {dtype}); wanted finite values")
-    return FilterBank(cast, tuple(f"filter {number}" for number in range(len(cast))))
 
 
 def _row(stride: Stride, runs: dict[Stride, StrideRun], total: np.ndarray, beyond: np.ndarray) -> StrideRow:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from stridekit.compare.comparison import StrideComparison
 
 JSON_NAME = "comparison.json"
+_ALTERNATIVES_PICTURE = "alternatives.png"
 _STRIDE_PICTURE = "feature-maps-stride-{}.png"
 
 
@@ -20,13 +21,16 @@ def write_report(comparison: StrideComparison, directory: Path) -> tuple[Path, .
     """Write a comparison's JSON and pictures into `directory`; see `StrideComparison.save`.
 
     All files are made in a folder beside the final one's files and renamed into place at the end, so a failure on the
-    way leaves nothing half written. Pictures of strides that an earlier comparison had are removed.
+    way leaves nothing half written. Pictures that only an earlier comparison had are removed.
     """
+    from stridekit.report.alternatives import draw_alternatives
     from stridekit.report.feature_maps import draw_overview, draw_stride, looks_of
     from stridekit.report.figures import draw_costs
 
     looks = looks_of(comparison)
     figures = {"costs.png": draw_costs(comparison), "feature-maps.png": draw_overview(comparison, looks)}
+    if comparison.alternatives:
+        figures[_ALTERNATIVES_PICTURE] = draw_alternatives(comparison)
     for row in comparison.rows:
         figures[_STRIDE_PICTURE.format(format_stride(row.stride))] = draw_stride(comparison, row, looks)
     directory.mkdir(parents=True, exist_ok=True)
@@ -37,6 +41,7 @@ def write_report(comparison: StrideComparison, directory: Path) -> tuple[Path, .
         names = (JSON_NAME, *figures)
         for stale in directory.glob(_STRIDE_PICTURE.format("*")):
             stale.unlink()
+        (directory / _ALTERNATIVES_PICTURE).unlink(missing_ok=True)
         for name in names:
             os.replace(Path(aside, name), directory / name)
     return tuple(directory / name for name in names)

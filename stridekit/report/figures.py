@@ -71,8 +71,8 @@ def _draw_times(axes: Any, comparison: StrideComparison) -> None:
     axes.plot(places, ideal, "_", color=GREY, markersize=18, label="stride 1's time x share of positions kept")
     axes.errorbar(places, times, spread, fmt="o", color=BLUE, capsize=5, label="median; bars: quartiles")
     _mark(axes, rows, times, [format_time(row.time_s) for row in rows])
-    _log_axis(axes, "time (ms)", [*times, *ideal])
-    _legend(axes)
+    log_axis(axes, "time (ms)", [*times, *ideal])
+    legend(axes)
 
 
 def _draw_memory(axes: Any, comparison: StrideComparison) -> None:
@@ -89,8 +89,8 @@ def _draw_memory(axes: Any, comparison: StrideComparison) -> None:
     )
     axes.plot(places, measured, "s", color=GREEN, label="measured")
     _mark(axes, rows, measured, [format_bytes(row.peak_bytes) for row in rows])
-    _log_axis(axes, "peak memory (MiB)", measured)
-    _legend(axes)
+    log_axis(axes, "peak memory (MiB)", measured)
+    legend(axes)
 
 
 def _draw_aliasing(axes: Any, comparison: StrideComparison) -> None:
@@ -107,7 +107,7 @@ def _draw_aliasing(axes: Any, comparison: StrideComparison) -> None:
     axes.set_ylim(-6, 112)
     axes.set_yticks(range(0, 101, 25))
     axes.set_ylabel("aliased energy (%)")
-    _legend(axes)
+    legend(axes)
 
 
 def _mark(axes: Any, rows: Sequence[StrideRow], values: Sequence[float], texts: Sequence[str]) -> None:
@@ -117,7 +117,7 @@ def _mark(axes: Any, rows: Sequence[StrideRow], values: Sequence[float], texts: 
         note.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 1})
 
 
-def _log_axis(axes: Any, label: str, values: Sequence[float]) -> None:
+def log_axis(axes: Any, label: str, values: Sequence[float]) -> None:
     """Scale an axis by factors, with plain numbers at 1, 2 and 5 of each decade and room for the labels."""
     low, high = min(values), max(values)
     axes.set_yscale("log")
@@ -128,11 +128,12 @@ def _log_axis(axes: Any, label: str, values: Sequence[float]) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
-def _legend(axes: Any) -> None:
+def legend(axes: Any) -> None:
+    """Say what is what above the plot, in one line."""
     axes.legend(
         fontsize=8,
         frameon=False,
-        ncols=3,
+        ncols=4,
         loc="lower right",
         bbox_to_anchor=(1, 1.01),
         borderaxespad=0,

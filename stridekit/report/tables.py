@@ -7,13 +7,21 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from stridekit.compare.comparison import StrideComparison, StrideRow
+from stridekit.compare.comparison import AlternativeRow, Cost, StrideComparison, StrideRow
 from stridekit.compare.units import format_bytes, format_share, format_sizes, format_stride, format_time
 
 
-def tables_of(comparison: StrideComparison) -> tuple[Table, Table]:
-    """Lay a comparison out as two tables: what each stride does to sizes, and what it costs and loses."""
-    return _sizes_table(comparison), _costs_table(comparison)
+def tables_of(comparison: StrideComparison) -> tuple[Table, ...]:
+    """Lay a comparison out as tables: what each stride does to sizes, what it costs and loses, and what else would do.
+
+    The alternatives, and their training steps, have tables only where they were measured.
+    """
+    tables = [_sizes_table(comparison), _costs_table(comparison)]
+    if comparison.alternatives:
+        tables.append(_alternatives_table(comparison))
+    if any(row.training for row in comparison.alternatives):
+        tables.append(_training_table(comparison))
+    return tuple(tables)
 
 
 def _sizes_table(comparison: StrideComparison) -> Table:
@@ -54,6 +62,45 @@ def _costs_table(comparison: StrideComparison) -> Table:
             for row in comparison.rows
         ],
     )
+
+
+def _alternatives_table(comparison: StrideComparison) -> Table:
+    return _table(
+        f"Ways to shrink (median time of {comparison.alternatives_repeats} runs, peak memory)",
+        ("stride", "by", "output", "GFLOP", "time", "peak", "predicted", "aliased", "energy kept"),
+        [
+            (
+                format_stride(row.stride),
+                _with_window(row),
+                format_sizes(row.output_size),
+                *_cost(row.forward),
+                format_share(row.aliased_energy),
+                format_share(row.energy_kept),
+            )
+            for row in comparison.alternatives
+        ],
+    )
+
+
+def _training_table(comparison: StrideComparison) -> Table:
+    return _table(
+        "A training step of each",
+        ("stride", "by", "GFLOP", "time", "peak", "predicted"),
+        [
+            (format_stride(row.stride), _with_window(row), *_cost(row.training))
+            for row in comparison.alternatives
+            if row.training
+        ],
+    )
+
+
+def _cost(cost: Cost) -> tuple[str, str, str, str]:
+    times, peak = format_time(cost.time_s), format_bytes(cost.peak_bytes)
+    return f"{cost.flops / 1e9:.3g}", times, peak, format_bytes(cost.predicted_peak_bytes)
+
+
+def _with_window(row: AlternativeRow) -> str:
+    return row.alternative if row.alternative == "conv" else f"{row.alternative} {format_stride(row.window)}"
 
 
 def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:

@@ -46,6 +46,13 @@ def _words(comparison: StrideComparison) -> list[str]:
         "next 3x3 spans: input pixels under a 3x3 layer after this one (and after stride 1);",
         "aliased: share of the response's energy that the stride folds back",
     ]
+    if comparison.alternatives:
+        lines += [
+            "by: conv is the layer at that stride; else the layer at stride 1, then a pooling with windows of so many",
+            "pixels; aliased and energy kept are there of what the stride samples: the response, pooled at stride 1",
+        ]
+    if any(row.training for row in comparison.alternatives):
+        lines.append("training step: output, and gradients of the pooling, the input and the weight")
     if all(row.stride != baseline.stride for row in comparison.rows):
         lines.append(
             f"Speedup is over stride 1, measured as the baseline: {format_time(baseline.time_s)}, "

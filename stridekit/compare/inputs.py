@@ -1,0 +1,91 @@
+"""What may be compared: pictures, weights, strides and dtypes, checked before anything is computed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from stridekit.arguments import per_axis
+from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
+from stridekit.compare.comparison import ALTERNATIVES
+from stridekit.compare.filters import FilterBank, filter_bank
+from stridekit.compare.measuring import Stride
+from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
+
+
+def checked_strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
+    """Return each stride once, for both axes."""
+    try:
+        items = list(strides)
+    except TypeError:
+        raise ShapeError(f"strides is {strides!r}; wanted a sequence, such as (1, 2, 4)") from None
+    if not items or isinstance(strides, str):
+        raise ShapeError(f"strides is {strides!r}; wanted at least one, such as (1, 2, 4)")
+    return tuple(dict.fromkeys(per_axis("stride", item, 2) for item in items))
+
+
+def checked_alternatives(alternatives: Sequence[str]) -> tuple[str, ...]:
+    """Return each alternative once."""
+    known = ", ".join(ALTERNATIVES)
+    if isinstance(alternatives, str) or not isinstance(alternatives, Sequence):
+        raise ShapeError(f"alternatives is {alternatives!r}; wanted a sequence of {known}")
+    for name in alternatives:
+        if name not in ALTERNATIVES:
+            raise ShapeError(f"alternatives holds {name!r}; wanted some of {known}")
+    return tuple(dict.fromkeys(alternatives))
+
+
+def checked_dtype(dtype: Any) -> str:
+    """Return the name of a dtype that convolution takes."""
+    if isinstance(dtype, str) and dtype not in DTYPES:
+        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+    return dtype_name("dtype", dtype)
+
+
+def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
+    """Return a picture, of a file or an array, as finite `dtype` of shape (N, C, H, W)."""
+    if isinstance(image, str | os.PathLike):
+        from stridekit.compare.images import load_image
+
+        return load_image(image, dtype=dtype)
+    if library_of("image", image) != "numpy":
+        raise BackendUnavailableError("image is a CuPy array, which is not copied silently; use cupy.asnumpy(image)")
+    dtype_name("image", image)
+    if image.ndim not in (2, 4):
+        hint = "; add a batch axis: image[None], or image.transpose(2, 0, 1)[None] if its channels come last"
+        wanted = "(H, W) or (N, C, H, W)" + (hint if image.ndim == 3 else "")
+        raise ShapeError(f"image has shape {image.shape}; wanted {wanted}")
+    if 0 in image.shape:
+        raise ShapeError(f"image has shape {image.shape}; wanted at least one sample, channel and pixel")
+    pixels = _cast(image, dtype)
+    if not np.isfinite(pixels).all():
+        raise ImageError(f"image holds NaN or infinity (as {dtype}); only finite values have a spectrum")
+    return pixels[None, None] if pixels.ndim == 2 else pixels
+
+
+def _cast(array: Array, dtype: str) -> np.ndarray:
+    with np.errstate(over="ignore"):  # What overflows is refused by the caller, in words.
+        return np.ascontiguousarray(plain(array), numpy_dtype(dtype))
+
+
+def checked_bank(
+    weight: Array | None, filters: int, kernel_size: int | Sequence[int], channels: int, dtype: str
+) -> FilterBank:
+    """Return the given weights as filters, finite and of `dtype`, or else the filter bank."""
+    if weight is None:
+        return filter_bank(filters, kernel_size, in_channels=channels, dtype=dtype)
+    if library_of("weight", weight) != "numpy":
+        raise BackendUnavailableError("weight is a CuPy array, which is not copied silently; use cupy.asnumpy(weight)")
+    dtype_name("weight", weight)
+    if weight.ndim != 4 or 0 in weight.shape or weight.shape[1] != channels:
+        raise ShapeError(
+            f"weight has shape {weight.shape}; wanted (filters, channels, rows, columns) with {channels} channel"
+            f"{'' if channels == 1 else 's'} as the image has"
+        )
+    cast = _cast(weight, dtype)
+    if not np.isfinite(cast).all():
+        raise ShapeError(f"weight holds NaN or infinity (as {dtype}); wanted finite values")
+    return FilterBank(cast, tuple(f"filter {number}" for number in range(len(cast))))
