@@ -30,7 +30,7 @@ def ours(layer: Layer, threads: int) -> dict[str, Call]:
     calls: dict[str, Call] = {}
     for order, last in (("first", False), ("last", True)):
         plan = layer.plan(channels_last=last)
-        inputs = cycle([_aligned(x, last) for _ in range(copies(x.nbytes))])
+        inputs = cycle([aligned(x, last) for _ in range(copies(x.nbytes))])
         packed = plan.pack(weight)
 
         def given(plan: Plan = plan, inputs: Iterator[np.ndarray] = inputs) -> np.ndarray:
@@ -102,7 +102,7 @@ def onnxruntime_call(layer: Layer, threads: int) -> dict[str, Call]:
     # A spinning pool would slow whoever runs next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    inputs = cycle([_aligned(x, False) for _ in range(copies(x.nbytes))])
+    inputs = cycle([aligned(x, False) for _ in range(copies(x.nbytes))])
     return {"onnxruntime": lambda: session.run(None, {"x": next(inputs)})[0]}
 
 
@@ -120,7 +120,7 @@ def l2_bytes(device: str) -> int:
     return int(cupy.cuda.Device().attributes["L2CacheSize"])
 
 
-def _aligned(x: np.ndarray, channels_last: bool) -> np.ndarray:
+def aligned(x: np.ndarray, channels_last: bool) -> np.ndarray:
     """Return the same values in the same shape, lying as a result of stridekit does: on a cache line.
 
     PyTorch and ONNX Runtime allocate so too.

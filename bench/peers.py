@@ -22,7 +22,7 @@ from rich.progress import track
 from rich.table import Table
 
 import stridekit as sk
-from bench import contenders, cuda_peers, machine
+from bench import contenders, cuda_peers, gradient_peers, machine
 from bench.layers import Layer, chosen
 from bench.racing import Timing, race
 from bench.records import RESULTS
@@ -42,10 +42,18 @@ def main() -> None:
     parser.add_argument("--threads", default="1,all", help="thread counts, such as 1,2,all (default: 1,all)")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each contender on each layer (default: 9)")
     parser.add_argument("--layers", nargs="*", default=[], metavar="NAME", help="shell patterns; default: all")
+    parser.add_argument("--json", type=Path, help="default, for the whole suite: in bench/results/")
     parser.add_argument(
-        "--json", type=Path, help="default: bench/results/peers_cpu.json for the whole suite, else none"
+        "--direction",
+        choices=["forward", "input_grad", "weight_grad"],
+        default="forward",
+        help="gradients race with PyTorch's own backward (default: forward)",
     )
+    parser.add_argument("--batch", type=int, default=1, help="of the gradients' race (default: 1)")
     options = parser.parse_args()
+    if options.direction != "forward":
+        gradient_peers.run(options, _thread_counts(options.threads), _versions())
+        return
     layers = chosen(options.layers)
     console = Console(width=None if sys.stdout.isatty() else 150)
     runs = []

@@ -95,6 +95,9 @@ class Algorithm(Protocol):
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of workspace, less if the weights come packed."""
 
+    def __hash__(self) -> int:
+        """What it decides is remembered by it."""
+
     def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`, with channels first, in any memory order."""
 

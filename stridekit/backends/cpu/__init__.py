@@ -11,7 +11,7 @@ from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
 from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
-from stridekit.backends.gradients import directions
+from stridekit.backends.directions import directions
 from stridekit.memory import HOST, Memory
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((LanewiseTile(), BroadcastTile()), HostMoves())

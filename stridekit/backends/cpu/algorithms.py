@@ -129,7 +129,7 @@ class _TileAlgorithm:
             bias_row,
             job.activation,
             job.slope_address,
-            b.copies and b.multiplier == 1 and x.strides[1] == b.itemsize,
+            b.copies and b.multiplier == 1 and (x.strides[1] == b.itemsize or _one_channel(b)),
             base + offsets["scratch"],
             align(b.scratch),
             counter,
@@ -142,6 +142,11 @@ class _TileAlgorithm:
 
     def _job(self, problem: ConvProblem, device: CpuDevice) -> _Job:
         return _prepare(type(self)._blocking, problem, device)
+
+
+def _one_channel(b: Blocking) -> bool:
+    """Say whether filters read a single channel, so that it does not matter how far the next one lies."""
+    return b.channels == 1 and not b.lanewise
 
 
 @lru_cache(maxsize=4096)

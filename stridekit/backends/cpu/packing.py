@@ -19,6 +19,9 @@ from stridekit.backends.cpu.vector import (
     zero_products,
 )
 
+TASK_VECTORS = 4
+"""Vectors of filters of one task: their weights are hundreds of bytes in a row, which a processor fetches ahead."""
+
 
 @helper
 def _column(b: Any, row: int, c: int, tap: int) -> int:
@@ -45,6 +48,53 @@ def _pack_flat(acc: Any, b: Any, row: int, source: int, step: int, filters: int,
             if tap == positions:
                 c, tap = c + 1, 0
     return whole
+
+
+@helper
+def _place(b: Any, number: int) -> tuple[int, int]:
+    """Return where a vector of filters begins, from the start of the packed weights, and how far its rows lie apart."""
+    group, within = number // b.vectors, number % b.vectors
+    block = within // b.tile_vectors
+    vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
+    pitch = b.lanes * b.itemsize
+    positions = b.d.kernel * b.h.kernel * b.w.kernel
+    first = (group * b.vectors + block * b.tile_vectors) * pitch * positions * b.channels
+    return first + within % b.tile_vectors * pitch, vectors * pitch
+
+
+@helper
+def _pack_columns(tag: Any, acc: Any, b: Any, p: Any, first: int, last: int, done: int) -> None:
+    """Pack vectors `first` to `last` of filters channel by channel, from column `done` on.
+
+    Channels outermost: the weights of neighbouring filters lie nearer each other than those of neighbouring channels
+    wherever filters and channels have changed places, as they have for an input's gradient.
+    """
+    positions = b.d.kernel * b.h.kernel * b.w.kernel
+    for c in range(done // positions, b.channels):
+        depth = min(b.channel_block, b.channels - c // b.channel_block * b.channel_block)
+        for number in range(first, last):
+            start, row = _place(b, number)
+            filter_ = number // b.vectors * b.filters + number % b.vectors * b.lanes
+            filters = min(b.lanes, b.filters - number % b.vectors * b.lanes)
+            whole = b.copies and p.k == b.itemsize and filters == b.lanes
+            target = p.packed + start + _column(b, row, c, 0)
+            corner = p.weight + filter_ * p.k + c * p.c
+            tap = c * positions
+            for t in range(b.d.kernel):
+                for r in range(b.h.kernel):
+                    at = corner + t * p.d + r * p.h
+                    for _ in range(b.w.kernel):
+                        if tap >= done:
+                            if whole:
+                                copy_vectors(target, at, 1)
+                            else:
+                                for lane in range(filters):
+                                    store(acc, target + lane * b.itemsize, load(tag, at + lane * p.k))
+                                for lane in range(filters, b.lanes):
+                                    store(acc, target + lane * b.itemsize, acc)
+                        target += depth * row
+                        at += p.w
+                        tap += 1
 
 
 class Packing(NamedTuple):
@@ -80,38 +130,28 @@ _read_packing = read_ints(len(Packing._fields))
 def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Write weights (k, c, t, r, s) as ``[group][filter block][channel block][tap][channel][lane]``.
 
-    Tasks are vectors of filters. The lanes beyond the last filter are never stored, whatever they hold.
+    A task is a few vectors of filters. The lanes beyond the last filter are never stored, whatever they hold.
     """
     p = Packing(*_read_packing(job))
     b = read_blocking(p.words)
-    weight, strides, packed, counter = p.weight, (p.k, p.c, p.d, p.h, p.w), p.packed, p.counter
-    positions = b.d.kernel * b.h.kernel * b.w.kernel
+    positions, total = b.d.kernel * b.h.kernel * b.w.kernel, b.groups * b.vectors
     while True:
-        task = next_task(counter)
-        if task >= b.groups * b.vectors:
+        first = next_task(p.counter) * TASK_VECTORS
+        if first >= total:
             return
-        group, number = task // b.vectors, task % b.vectors
-        block, within = number // b.tile_vectors, number % b.tile_vectors
-        vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
-        row = vectors * b.lanes * b.itemsize
-        start = packed + (group * b.vectors + block * b.tile_vectors) * b.lanes * b.itemsize * positions * b.channels
-        start += within * b.lanes * b.itemsize
-        filters = min(b.lanes, b.filters - number * b.lanes)
-        source = weight + (group * b.filters + number * b.lanes) * strides[0]
+        last = min(first + TASK_VECTORS, total)
         done = 0
         if p.flat != 0 and b.copies:
-            done = _pack_flat(acc, b, row, source, strides[0], filters, start)
-        for column in range(done, positions * b.channels):
-            c, tap = column // positions, column % positions
-            t, r, s = tap // (b.h.kernel * b.w.kernel), tap // b.w.kernel % b.h.kernel, tap % b.w.kernel
-            at = source + c * strides[1] + t * strides[2] + r * strides[3] + s * strides[4]
-            target = start + _column(b, row, c, tap)
-            for lane in range(filters):
-                store(acc, target + lane * b.itemsize, load(tag, at + lane * strides[0]))
-            for lane in range(filters, b.lanes):
-                store(acc, target + lane * b.itemsize, acc)
-        if zero_products(acc, start, row, positions * b.channels) != acc:
-            set_int(p.unbounded, 0, 1)
+            for number in range(first, last):
+                start, row = _place(b, number)
+                within = number % b.vectors * b.lanes
+                source = p.weight + (number // b.vectors * b.filters + within) * p.k
+                done = _pack_flat(acc, b, row, source, p.k, min(b.lanes, b.filters - within), p.packed + start)
+        _pack_columns(tag, acc, b, p, first, last, done)
+        for number in range(first, last):
+            start, row = _place(b, number)
+            if zero_products(acc, p.packed + start, row, positions * b.channels) != acc:
+                set_int(p.unbounded, 0, 1)
 
 
 def pack_weights(dtype: str) -> int:

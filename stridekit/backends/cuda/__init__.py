@@ -12,7 +12,7 @@ from stridekit.backends.cuda.direct import Direct
 from stridekit.backends.cuda.folding import DeviceMoves
 from stridekit.backends.cuda.implicit_gemm import ImplicitGemm, ImplicitGemmFma
 from stridekit.backends.cuda.launching import runtime
-from stridekit.backends.gradients import directions
+from stridekit.backends.directions import directions
 from stridekit.memory import Memory
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((ImplicitGemm(), ImplicitGemmFma(), Direct()), DeviceMoves())
