@@ -29,8 +29,9 @@ import numpy as np
 # The cases import one another by their plain names, as pytest lets them.
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cases import DTYPES, Arrays, Case, case
+from cases import DTYPES, MODES, Arrays, Case, case
 from curated import CURATED
+from gradients import DIRECTIONS, Gradient, Operands
 from oracle import assert_correct
 from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
 from randoms import random_case
@@ -72,6 +73,8 @@ class Sample:
         Whether the direct kernel has 64-bit indices.
     schedule
         Of the emulator.
+    direction
+        Forward, or one of `gradients.DIRECTIONS`, without bias and activation.
     """
 
     case: Case
@@ -82,10 +85,20 @@ class Sample:
     packed: bool = False
     wide: bool = False
     schedule: Schedule = SCHEDULES[0]
+    direction: str = "forward"
+
+    @property
+    def gradient(self) -> Gradient:
+        """The gradient that is computed, unless forward."""
+        return Gradient(self.case, self.direction)
+
+    def operands(self) -> Arrays | Operands:
+        """Build what the plan executes."""
+        return self.case.arrays() if self.direction == "forward" else self.gradient.operands()
 
     def run(self, flavour: str = "fast") -> list[str]:
         """Compute it, raise where the result is wrong, and return the kernels launched."""
-        arrays = self.case.arrays()
+        first, second, *bias = self.operands()
         with ExitStack() as stack:
             if self.tile:
                 stack.enter_context(patch.multiple(implicit_gemm, **dict.fromkeys(_TILED, (self.tile,))))
@@ -96,17 +109,24 @@ class Sample:
                 stack.enter_context(patch("stridekit.workspace.align", _unless_cache_lines))
             runtime = stack.enter_context(use_emulator(flavour=flavour, schedule=self.schedule))
             plan = self.plan()
-            weight = plan.pack(arrays.weight) if self.packed else arrays.weight
-            y = plan.execute(arrays.x, weight, arrays.bias)
+            given = [first, second]
+            if self.packed and self.direction != "weight_grad":
+                place = 1 if self.direction == "forward" else 0
+                given[place] = plan.pack(given[place])
+            y = plan.execute(*given, *bias)
         if self.precision == "tf32" and self.algorithm == "implicit_gemm":
             # Products of rounded factors are exact, so that the bound of float32 holds for them.
-            arrays = Arrays(_tf32(arrays.x), _tf32(arrays.weight), arrays.bias)
-        assert_correct(y, self.case, *arrays)
+            first, second = _tf32(first), _tf32(second)
+        if self.direction == "forward":
+            assert_correct(y, self.case, first, second, *bias)
+        else:
+            self.gradient.assert_correct(y, (first, second))
         return list(runtime.launched)
 
     def plan(self) -> Any:
         """Plan it for the runtime in use."""
-        plan = self.case.plan("cuda", precision=self.precision)
+        of = self.case if self.direction == "forward" else self.gradient
+        plan = of.plan("cuda", precision=self.precision)
         device = plan.device.frugal() if self.in_place else plan.device
         return replace(plan, algorithm=self.algorithm, device=device)
 
@@ -161,13 +181,18 @@ def visits(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
     for dtype in DTYPES:
         of = replace(tailed, channels=7, filters=7, dtype=dtype, channels_last=bool(rng.integers(2)))
         yield Sample(of, wide=bool(rng.integers(2)), schedule=_schedule(rng))
+        # Rows and columns between the windows are filled; the gradient of the padding is widened and folded.
+        yield Sample(replace(of, kernel=(3, 2)), schedule=_schedule(rng), direction="input_grad")
+        folded = replace(of, padding_mode=MODES[rng.integers(1, len(MODES))], stride=(2, 1))
+        yield Sample(folded, schedule=_schedule(rng), direction="input_grad")
+        yield Sample(of, schedule=_schedule(rng), direction="weight_grad")
         window = PoolCase((23, 19), (3, 4), (2, 3), padding=((1, 2), (3, 0)), dilation=(2, 1), ceil_mode=True)
         pool = replace(window, channels=7, dtype=dtype, channels_last=bool(rng.integers(2)))
         yield PoolSample(pool, wide=bool(rng.integers(2)), schedule=_schedule(rng))
 
 
 def draws(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
-    """Yield random samples without end: an eighth poolings, a third of the others of curated cases."""
+    """Yield random samples without end: an eighth poolings; of the others a third curated, half gradients."""
     while True:
         dtype = str(rng.choice(DTYPES))
         if rng.random() < 1 / 8:
@@ -176,6 +201,8 @@ def draws(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
         curated = rng.random() < 1 / 3
         of = replace(CURATED[rng.integers(len(CURATED))], dtype=dtype) if curated else random_case(rng, dtype=dtype)
         sample = Sample(of, precision="tf32" if dtype == "float32" and rng.random() < 1 / 2 else "ieee")
+        if of.batch and rng.random() < 1 / 2:
+            sample = replace(sample, direction=DIRECTIONS[rng.integers(2)])
         with use_emulator():
             plan = sample.plan()
         if plan.flops > MOST_FLOPS:
