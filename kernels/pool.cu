@@ -16,7 +16,8 @@
 
 static_assert(THREADS % 32 == 0 && THREADS <= 1024, "whole warps");
 
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ PoolParameters P) {
+// Without the 1 the assembler keeps to 40 registers, and spills.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_constant__ PoolParameters P) {
     typedef INDEX Index;
     typedef UNSIGNED_INDEX Unsigned;
     typedef ELEMENT Element;

@@ -21,7 +21,8 @@ DEVICE bool has_tap(const PoolParameters& P, int axis, Index position, Index out
     return over(distance, P.by_dilation[axis]) * static_cast<Index>(P.dilation[axis]) == distance;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ PoolParameters P) {
+// Without the 1 the assembler keeps to 40 registers, and spills.
+extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_constant__ PoolParameters P) {
     typedef INDEX Index;
     typedef UNSIGNED_INDEX Unsigned;
     typedef ELEMENT Element;

@@ -17,7 +17,9 @@ from oracle import assert_same_bits
 from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
 
 import stridekit as sk
+from bench.pool_cases import pool_cases
 from stridekit.backends.cuda import pooling as cuda_pooling
+from stridekit.backends.cuda.catalog import families
 from stridekit.backends.cuda.sources import kernels_dir
 from tests.emulator import use_emulator
 from tests.emulator.building import build, why_not
@@ -362,3 +364,14 @@ def test_the_struct_is_the_same_in_python_and_in_c(tmp_path: Path) -> None:
     whole = f"static_assert(sizeof(PoolParameters) == {cuda_pooling.POOL_PARAMETERS.itemsize});"
     source.write_text("\n".join(["#include <stddef.h>", '#include "pooling.cuh"', *lines, *sizes, whole]))
     build(source, [kernels_dir()], {}, "fast")
+
+
+@pytest.mark.emulator
+@emulated
+def test_small_cases_for_a_gpu_launch_a_kernel_of_every_family_and_are_right() -> None:
+    with use_emulator() as runtime:
+        for case in pool_cases():
+            case.check()
+    pooling_kernels = [family for family in families() if family[0].file.startswith("pool")]
+    assert len(pooling_kernels) == 16
+    assert all({kernel.entry for kernel in family} & set(runtime.launched) for family in pooling_kernels)
