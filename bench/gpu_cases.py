@@ -1,4 +1,4 @@
-"""One small convolution for each family of kernels, forced and compared bit for bit: ``python -m bench.gpu_cases``.
+"""One small problem for each family of kernels, forced and compared bit for bit: ``python -m bench.gpu_cases``.
 
 Small integers leave nothing to round, so that every kernel must give the reference's own bits. Short enough to run
 under compute-sanitizer, for which CuPy's pool is left out: an allocation has borders that can be watched.
@@ -17,6 +17,9 @@ from unittest import mock
 import numpy as np
 
 import stridekit as sk
+from bench.comparing import assert_same_numbers
+from bench.gradient_cases import GradientCase, gradient_cases
+from bench.pool_cases import PoolingCase, pool_cases
 from stridekit.arrays import Array, layout_view, numpy_dtype
 from stridekit.backends import memory_of, unavailable
 from stridekit.backends.cuda import implicit_gemm
@@ -73,7 +76,10 @@ class SmallCase:
         return (in_channels_last(x) if self.channels_last else x), weight, bias
 
 
-def small_cases(*, every_tile: bool = False) -> Iterator[SmallCase]:
+AnyCase = SmallCase | GradientCase | PoolingCase
+
+
+def small_cases(*, every_tile: bool = False) -> Iterator[AnyCase]:
     """Yield a case or more for each of `catalog.families`, with one tile of each family or all of them."""
     for dtype in ELEMENTS:
         for filters, last in ((7, False), (3, True)):
@@ -90,6 +96,8 @@ def small_cases(*, every_tile: bool = False) -> Iterator[SmallCase]:
                 yield _case_for(loader, tile, forced)
         # Deep and narrow: its reduction is split and added up; its input is copied and its weights are packed.
         yield SmallCase("split", input_shape=(2, 160, 5, 5), weight_shape=(66, 160, 3, 3), **forced)
+    yield from gradient_cases()
+    yield from pool_cases()
 
 
 def _case_for(loader: str, tile: Tile, forced: dict[str, Any]) -> SmallCase:
@@ -117,13 +125,12 @@ def run(case: SmallCase) -> np.ndarray:
         return to_host(y, memory, case.channels_last)
 
 
-def check(case: SmallCase) -> None:
+def check(case: AnyCase) -> None:
     """Raise unless the result is the reference's, bit for bit."""
-    got, wanted = run(case), case.plan("reference").execute(*case.arrays())
-    # Adding zero makes one zero of both.
-    wrong = int(np.sum(got.astype(np.float64) + 0.0 != wanted.astype(np.float64) + 0.0))
-    if got.shape != wanted.shape or wrong:
-        raise AssertionError(f"{wrong} of {wanted.size} outputs differ from the reference's")
+    if isinstance(case, SmallCase):
+        assert_same_numbers(run(case), case.plan("reference").execute(*case.arrays()))
+    else:
+        case.check()
 
 
 @contextmanager

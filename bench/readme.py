@@ -1,7 +1,7 @@
 """Write the README's tables from recorded results: ``python -m bench.readme``.
 
 The results come from ``stridekit compare --strides 1,2,2x1,4,8 --output bench/results/strides`` and from
-``python -m bench.peers --device cpu``.
+``python -m bench.peers --device cpu``, without and with ``--direction input_grad`` and ``weight_grad``.
 """
 
 from __future__ import annotations
@@ -23,10 +23,14 @@ def main() -> None:
 
 
 def with_tables(readme: str) -> str:
-    """Return the README's text with both tables as the results have them."""
+    """Return the README's text with its tables as the results have them."""
     comparison = json.loads((RESULTS / "strides" / "comparison.json").read_text())
     peers = json.loads((RESULTS / "peers_cpu.json").read_text())
     readme = _between(readme, "strides", strides_table(comparison))
+    gradients = [
+        json.loads((RESULTS / f"peers_cpu_{direction}.json").read_text()) for direction in ("input_grad", "weight_grad")
+    ]
+    readme = _between(readme, "gradients", gradients_table(gradients))
     return _between(readme, "speed", speed_table(peers))
 
 
@@ -51,6 +55,31 @@ def strides_table(comparison: dict[str, Any]) -> str:
         "`stridekit compare --strides 1,2,2x1,4,8`*",
         "",
         f"> {comparison['recommendation']}",
+    ]
+    return "\n".join(lines)
+
+
+def gradients_table(races: list[dict[str, Any]]) -> str:
+    """Return each direction's speed relative to PyTorch's backward: the geometric mean, and the layers at the ends."""
+    lines = [
+        "| gradient | threads | geometric mean | slowest layers | fastest layers |",
+        "|---|---|---|---|---|",
+    ]
+    for race in races:
+        for run in race["runs"]:
+            rows = sorted(run["layers"], key=lambda row: row["over_torch"])
+            ends = (
+                ", ".join(f"{row['layer']} {row['over_torch']:.2f}" for row in some) for some in (rows[:4], rows[-4:])
+            )
+            mean = run["geometric_mean"]["over_torch"]
+            lines.append(f"| {race['direction']} | {run['threads']} | **{mean:.2f}** | {' | '.join(ends)} |")
+    machine, versions = races[0]["machine"], races[0]["versions"]
+    count = len(races[0]["runs"][0]["layers"])
+    lines += [
+        "",
+        f"*Speed relative to PyTorch's own backward over {count} layers at batch {races[0]['batch']} in float32, each "
+        f"at its best layout; above 1 stridekit is faster. {machine['processor']}; PyTorch {versions['torch']}. "
+        "`python -m bench.peers --direction input_grad`, `weight_grad`*",
     ]
     return "\n".join(lines)
 
