@@ -29,7 +29,8 @@ DEVICE bool holds(const ConvParameters& P, int axis, i64 position, i64 at) {
     return source_index<i64>(position, P.size[axis], static_cast<int>(P.padding_mode)) == at;
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ ConvParameters P) {
+// Four blocks at a time: asked for none, ptxas spills a few bytes to fit more.
+extern "C" __global__ void __launch_bounds__(THREADS, 4) ENTRY(const __grid_constant__ ConvParameters P) {
     const i64 i = static_cast<i64>(blockIdx.x) * THREADS + threadIdx.x;
     if (i >= P.threads) return;
     u64 rest = static_cast<u64>(i);
@@ -42,21 +43,24 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constan
     const i64 n = static_cast<i64>(rest);
     const From* x = static_cast<const From*>(P.x) + n * P.x_step.n + c * P.x_step.c + P.padding[0] * P.x_step.d +
                     P.padding[1] * P.x_step.h + P.padding[2] * P.x_step.w;
+    To* y = static_cast<To*>(P.y) + n * P.y_step.n + c * P.y_step.c + d * P.y_step.d + h * P.y_step.h + w * P.y_step.w;
     SOURCE::Accumulator sum = SOURCE::widen(x[d * P.x_step.d + h * P.x_step.h + w * P.x_step.w]);
     for (i64 a = 0; a <= P.padding[0] + P.output[0]; ++a) {
         const i64 depth = candidate(P, 0, d, a);
         if (!holds(P, 0, depth, d)) continue;
+        const From* slice = x + depth * P.x_step.d;
         for (i64 b = 0; b <= P.padding[1] + P.output[1]; ++b) {
             const i64 row = candidate(P, 1, h, b);
             if (!holds(P, 1, row, h)) continue;
+            const From* line = slice + row * P.x_step.h;
+#pragma unroll 1
             for (i64 e = 0; e <= P.padding[2] + P.output[2]; ++e) {
                 const i64 column = candidate(P, 2, w, e);
                 if (a + b + e == 0 || !holds(P, 2, column, w)) continue;
-                sum += SOURCE::widen(x[depth * P.x_step.d + row * P.x_step.h + column * P.x_step.w]);
+                sum += SOURCE::widen(line[column * P.x_step.w]);
             }
         }
     }
-    static_cast<To*>(P.y)[n * P.y_step.n + c * P.y_step.c + d * P.y_step.d + h * P.y_step.h + w * P.y_step.w] =
-        ELEMENT::round(static_cast<ELEMENT::Accumulator>(sum));
+    *y = ELEMENT::round(static_cast<ELEMENT::Accumulator>(sum));
 }
 EXPORT(ENTRY)

@@ -57,6 +57,8 @@ def instructions(kernel: Kernel) -> list[str]:
     defines = kernel.all_defines
     if kernel.file == "direct.cu":
         return ["DFMA"] if defines["ELEMENT"] == "Float64" else ["FFMA"]
+    if kernel.file == "fold_padding.cu":
+        return ["DADD"] if defines["SOURCE"] == "Float64" else ["FADD"]
     if kernel.file != "implicit_gemm.cu":
         return []
     products = {

@@ -12,7 +12,9 @@ fetch before the barrier                            ThreadSanitizer; a wrong res
                                                     are early
 wait for one group too few; wait behind the barrier a wrong result, and ThreadSanitizer, where copies are late
 wrong stage, padding, reflection or partial sums;   a wrong result under every schedule
-tails of channels or taps that are not zero
+tails of channels or taps that are not zero;
+padding that is not folded, or twice; pixels that
+are filled with something
 one pixel, filter or channel too many; filters not  AddressSanitizer, at the end of x, of the weights, of the bias, of
 clamped; one thread too many; the next bias or y    y and of the workspace
 no swizzle                                          the count of bank conflicts
@@ -69,6 +71,10 @@ FMA = Sample(
     replace(WIDE, dtype="float32", channels=12, memory="channels_last"), "implicit_gemm_fma", tile=FLOAT32_TILES[1]
 )
 DIRECT = Sample(replace(WIDE, filters=7))
+FOLDED = Sample(replace(WIDE, channels=5, filters=6, dtype="float32", padding=2, padding_mode="reflect"),
+                direction="input_grad")  # fmt: skip
+# The first pixel is one of those that no window reads.
+FILLED = Sample(replace(WIDE, channels=5, filters=6, kernel=(1, 1), stride=(2, 2)), direction="input_grad")
 
 
 @dataclass(frozen=True)
@@ -164,6 +170,7 @@ REFILLED = Bug(
     "no barrier before the square is filled", "to_channels_last.cu", f"        {SYNC}    }}\n", "    }\n", COPIED
 )
 
+FOLDING = "fold_padding.cu"
 PADDING = "static_cast<int>(P.padding[1])"
 WRONG = [
     Bug("wrong stage", GEMM, "full = full + 1 == STAGES", "full = full + 1 == STAGES - 1", CHUNKS, SCHEDULES),
@@ -171,6 +178,9 @@ WRONG = [
     Bug("reflection off by one", "geometry.cuh", "2 * (size - 1)", "2 * size - 1", REFLECTED, SCHEDULES),
     Bug("all splits in one place", STORING, "(split * P.groups + group)", "group", SPLIT, SCHEDULES),
     Bug("tails of channels", "to_channels_last.cu", "channel < P.C", "true", SLICED, SCHEDULES),
+    Bug("padding behind is not folded", FOLDING, "P.padding[1] + P.output[1]", "P.padding[1]", FOLDED, SCHEDULES),
+    Bug("folded twice", FOLDING, "a + b + e == 0 || ", "", FOLDED, SCHEDULES),
+    Bug("filled with ones", "fill.cu", "Accumulator value = 0", "Accumulator value = 1", FILLED, SCHEDULES),
     Bug("tails of taps", "pack_weights.cu", " && t < P.kernel[0]", "", replace(CHUNKS, case=CUBE), SCHEDULES),
 ]
 
@@ -185,6 +195,8 @@ BEYOND = [
     Bug("rows of a whole tile", STORING, ROWS, "TILE_M", CHUNKS),
     Bug("one thread too many that packs", "pack_weights.cu", COUNT, COUNT.replace(">=", ">"), UNPADDED),
     Bug("one thread too many that adds", "sum_partials.cu", "i >= count", "i > count", SPLIT),
+    Bug("one thread too many that folds", FOLDING, "i >= P.threads", "i > P.threads", FOLDED),
+    Bug("one thread too many that fills", "fill.cu", "i >= P.threads", "i > P.threads", FILLED),
     Bug("filters not clamped", "direct.cu", CLAMP, "true ? f", DIRECT),
     Bug("next channel", "direct.cu", "c < channels", "c <= channels", DIRECT),
     Bug("next bias", "direct.cu", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),
