@@ -255,6 +255,9 @@ class Plan:
         if self.problem.batch:
             workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory)
             self._run(schedule, operands, workspace, target)
+        elif self.problem.direction == "weight_grad":
+            # The sum over no samples.
+            target[...] = 0
         return target
 
     def _execute_from_host(self, operands: Operands, out: Array | None) -> Array:

@@ -27,7 +27,7 @@ pytestmark = [pytest.mark.emulator, pytest.mark.sanitizer]
 def test_a_sanitizer_has_nothing_to_say_of_any_kernel(flavour: str) -> None:
     own, environment = command(flavour, f"--seconds={SECONDS}")
     done = subprocess.run(
-        own, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS + 300
+        own, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=SECONDS + 900
     )
     *_, before_last, last = ["", "", *done.stdout.splitlines()]
     assert done.returncode == 0, f"{before_last}\n{last}\n{done.stderr}"

@@ -278,7 +278,7 @@ def test_address_sanitizer_sees_the_end_of_every_array(bug: Bug, cache: None, tm
 def sanitized(flavour: str, bug: Bug, folder: Path) -> subprocess.CompletedProcess[str]:
     """Run the bug's sample on the broken kernel, which the report must name."""
     run, environment = command(flavour, "--kernels", str(bug.plant(folder)), "--repeat", repr(bug.sample))
-    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=300)
+    done = subprocess.run(run, env=environment, cwd=ROOT, capture_output=True, text=True, check=False, timeout=600)
     assert str(folder / "kernels") in done.stderr
     return done
 
