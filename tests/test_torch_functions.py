@@ -386,6 +386,13 @@ def test_functional_gradients_are_torchs(rng: np.random.Generator) -> None:
     layer = LAYERS["stride 2"]
     ours, theirs = (torch.func.grad(lambda w, f=f: f(x, w, b).sin().sum())(w) for f in (layer.ours, layer.theirs))
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-11)
+    for transform in (
+        torch.vmap(lambda x: layer.ours(x, w, b)),
+        lambda x: torch.func.jvp(layer.ours, (x, w, b), (x, w, b)),
+    ):
+        # Never a wrong answer where PyTorch has been told no rule.
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            transform(x)
 
 
 X, W = torch.zeros(1, 3, 8, 8), torch.zeros(4, 3, 3, 3)
