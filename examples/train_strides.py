@@ -25,7 +25,7 @@ import stridekit as sk
 from stridekit.compare.units import format_bytes, format_share, format_time
 
 FACTORS = (1, 2, 3, 5, 10)
-GRATINGS = 1600
+GRATINGS = 1200
 POOLINGS = ("max_pool", "avg_pool", "blur_pool")
 RESULTS = Path(__file__).parent / "results" / "train_strides.json"
 HEADINGS = (
@@ -36,6 +36,9 @@ HEADINGS = (
 def main(arguments: Sequence[str] | None = None) -> None:
     """Train everything, print a table, write the results."""
     options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+        sk.set_num_threads(options.threads)
     choices = [Choice("conv", factor) for factor in FACTORS]
     choices += [Choice(by, factor) for factor in options.pooled for by in POOLINGS]
     tasks = [digits(options.samples, options.seed), gratings(options.samples or GRATINGS, options.seed)]
@@ -52,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                     for seed in seeds
                 ]
                 rows.append(_row(task, choice, runs))
+                if progress.disable:
+                    print(f"{task.name}, {_name(choice)}: done", file=sys.stderr)
     results = {"settings": _settings(options, tasks), "rows": rows}
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(results, indent=2, allow_nan=False) + "\n")
@@ -62,17 +67,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--epochs", type=int, help="of each training (8; 2 with --quick)")
+    parser.add_argument("--epochs", type=int, help="of each training (6; 2 with --quick)")
     parser.add_argument("--seed", type=int, default=0, help="of the first network and of all data (0)")
     parser.add_argument("--seeds", type=int, help="networks of each choice (2; 1 with --quick)")
     parser.add_argument(
-        "--samples", type=int, help="pictures of each task, a quarter of which tests (1797 and 1600; 160 with --quick)"
+        "--samples", type=int, help="pictures of each task, a quarter of which tests (1797 and 1200; 160 with --quick)"
     )
     parser.add_argument("--pooled", type=int, nargs="+", default=[2, 5], help="factors of the poolings (2 5)")
+    parser.add_argument("--threads", type=int, help="of both libraries (a thread for each core)")
     parser.add_argument("--quick", action="store_true", help="a minute's look, too short to learn much")
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"JSON file, a table beside it ({RESULTS.name})")
     options = parser.parse_args(arguments)
-    defaults = {"epochs": 2, "seeds": 1, "samples": 160} if options.quick else {"epochs": 8, "seeds": 2}
+    if options.threads is not None and options.threads < 1:
+        parser.error("--threads wants at least 1")
+    defaults = {"epochs": 2, "seeds": 1, "samples": 160} if options.quick else {"epochs": 6, "seeds": 2}
     for name, value in defaults.items():
         if getattr(options, name) is None:
             setattr(options, name, value)
@@ -91,7 +99,7 @@ def _settings(options: argparse.Namespace, tasks: Sequence[Task]) -> dict[str, A
         "batch": BATCH,
         "pictures": {task.name: {"train": len(task.train[0]), "test": len(task.test[0])} for task in tasks},
         "device": sk.compare.choose_device("cpu").description,
-        "torch_threads": torch.get_num_threads(),
+        "threads": {"stridekit": sk.get_num_threads(), "torch": torch.get_num_threads()},
         "versions": {"stridekit": sk.__version__, "torch": torch.__version__},
         "command": " ".join(["python examples/train_strides.py", *sys.argv[1:]]),
     }

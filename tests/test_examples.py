@@ -57,3 +57,14 @@ def test_what_cannot_be_trained_is_refused(tmp_path, arguments):
     assert done.returncode == 2
     assert "error: " in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.oracle
+def test_the_recorded_table_is_that_of_the_recorded_results():
+    pytest.importorskip("torch", reason="pip install '.[examples]'")
+    code = (
+        "import json, sys; sys.path.insert(0, sys.argv[1]); from train_strides import RESULTS, markdown; "
+        "assert RESULTS.with_suffix('.md').read_text() == markdown(json.loads(RESULTS.read_text()))"
+    )
+    done = run("-c", code, EXAMPLES)
+    assert done.returncode == 0, done.stderr
