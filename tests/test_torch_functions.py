@@ -455,4 +455,4 @@ def test_examples_run(module: Any) -> None:
 def test_without_torch_the_cure_is_named() -> None:
     program = "import sys; sys.modules['torch'] = None\nimport stridekit\nimport stridekit.torch"
     ran = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=60)
-    assert "pip install 'stridekit[torch]'" in ran.stderr
+    assert "pip install '.[torch]' in the clone" in ran.stderr

@@ -11,7 +11,9 @@ try:
 except ModuleNotFoundError as error:
     if error.name != "torch":
         raise
-    raise ModuleNotFoundError("stridekit.torch needs PyTorch: pip install 'stridekit[torch]'", name="torch") from None
+    raise ModuleNotFoundError(
+        "stridekit.torch needs PyTorch: pip install '.[torch]' in the clone", name="torch"
+    ) from None
 
 from stridekit.torch.functions import conv1d as conv1d
 from stridekit.torch.functions import conv2d as conv2d
