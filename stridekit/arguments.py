@@ -19,6 +19,20 @@ def as_int(name: str, value: object) -> int:
         raise ShapeError(f"{name} holds {value!r}; wanted an int") from None
 
 
+def as_shape(name: str, shape: Any) -> tuple[int, ...]:
+    """Read a shape; an array is refused by name, as is a negative size."""
+    if hasattr(shape, "shape"):
+        raise ShapeError(f"{name} is an array; wanted its shape, such as x.shape")
+    try:
+        sizes = tuple(shape)
+    except TypeError:
+        raise ShapeError(f"{name} is {shape!r}; wanted a tuple of ints, such as x.shape") from None
+    found = tuple(as_int(name, size) for size in sizes)
+    if min(found, default=0) < 0:
+        raise ShapeError(f"{name} is {found}; no size may be negative")
+    return found
+
+
 def is_int(value: object) -> bool:
     """Say whether a value counts as one int: a NumPy integer does, an array of several does not."""
     try:

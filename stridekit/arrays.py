@@ -178,6 +178,16 @@ def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:
         raise ShapeError(f"{name} has shape {tuple(array.shape)}; wanted {shape}")
 
 
+def check_axes(function: str, rank: int, x: Array, weight: Array | None = None) -> None:
+    """Raise `ShapeError` unless x, and the weight of a convolution, have `rank` spatial axes and two more."""
+    if x.ndim == rank + 2 and (weight is None or weight.ndim == rank + 2):
+        return
+    hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
+    other = "" if weight is None else f" and weight {weight.ndim} {tuple(weight.shape)}"
+    each = "" if weight is None else " each"
+    raise ShapeError(f"x has {x.ndim} axes {tuple(x.shape)}{other}; {function}{rank}d wants {rank + 2}{each}{hint}")
+
+
 def address(array: Array) -> int:
     """Return where an array's first element lies, in its own memory."""
     return int(array.ctypes.data if isinstance(array, np.ndarray) else array.data.ptr)
@@ -202,6 +212,17 @@ def may_share_elements(array: Array) -> bool:
             return True
         extent += step * (size - 1)
     return False
+
+
+def check_out(out: Array, operands: dict[str, Array]) -> None:
+    """Raise `LayoutError` unless `out` can be written without touching an operand or an element twice."""
+    if not writeable(out):
+        raise LayoutError("out is read-only; give an array that can be written")
+    for name, operand in operands.items():
+        if operand is not None and overlaps(out, operand):
+            raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
+    if may_share_elements(out):
+        raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
 
 
 def overlaps(a: Array, b: Array) -> bool:

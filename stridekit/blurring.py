@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stridekit.arguments import as_int
-from stridekit.arrays import LAYOUTS, Array, channels_last_layout, dtype_name, library_of, numpy_dtype
+from stridekit.arguments import as_int, as_shape
+from stridekit.arrays import LAYOUTS, Array, channels_last_layout, check_axes, dtype_name, library_of, numpy_dtype
 from stridekit.backends import load_backend
 from stridekit.conv import conv1d, conv2d, conv3d
 from stridekit.errors import ShapeError
@@ -169,9 +169,7 @@ def blur_pool_grad(
     >>> sk.blur_pool_grad((1, 1, 4), np.array([[[4.0, 8.0]]]), padding_mode="zeros").tolist()
     [[[2.0, 3.0, 4.0, 2.0]]]
     """
-    if hasattr(input_shape, "shape"):
-        raise ShapeError("input_shape is an array; wanted its shape, such as x.shape")
-    shape = tuple(as_int("input_shape", size) for size in input_shape)
+    shape = as_shape("input_shape", input_shape)
     rank = len(shape) - 2
     if rank not in LAYOUTS:
         raise ShapeError(
@@ -204,9 +202,7 @@ def _blur_pool(
     backend: str,
 ) -> Array:
     library_of("x", x)
-    if x.ndim != rank + 2:
-        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
-        raise ShapeError(f"x has {x.ndim} axes {tuple(x.shape)}; blur_pool{rank}d wants {rank + 2}{hint}")
+    check_axes("blur_pool", rank, x)
     channels = int(x.shape[-1 if channels_last_layout(layout, rank) else 1])
     convolve = (conv1d, conv2d, conv3d)[rank - 1]
     return convolve(

@@ -11,13 +11,13 @@ from stridekit.arrays import (
     channels_first_shape,
     channels_first_view,
     channels_last_layout,
+    check_axes,
     memory_order,
     one_dtype,
     one_library,
     plain,
 )
 from stridekit.backends import load_backend
-from stridekit.errors import ShapeError
 from stridekit.padding import Padding
 from stridekit.planning import choose_backend, choose_plan
 from stridekit.problem import ConvProblem, conv_problem
@@ -190,12 +190,7 @@ def _conv(
 ) -> Array:
     library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
     last = channels_last_layout(layout, rank)
-    if x.ndim != rank + 2 or weight.ndim != rank + 2:
-        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
-        raise ShapeError(
-            f"x has {x.ndim} axes {x.shape} and weight {weight.ndim} {weight.shape}; conv{rank}d wants {rank + 2} "
-            f"each{hint}"
-        )
+    check_axes("conv", rank, x, weight)
     dtype = one_dtype({"x": x, "weight": weight})
     arguments = (
         channels_first_shape(tuple(x.shape), last),

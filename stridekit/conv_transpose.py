@@ -12,6 +12,7 @@ from stridekit.arrays import (
     channels_first_shape,
     channels_first_view,
     channels_last_layout,
+    check_axes,
     memory_order,
     one_dtype,
     one_library,
@@ -152,12 +153,7 @@ def _conv_transpose(
 ) -> Array:
     library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
     last = channels_last_layout(layout, rank)
-    if x.ndim != rank + 2 or weight.ndim != rank + 2:
-        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
-        raise ShapeError(
-            f"x has {x.ndim} axes {x.shape} and weight {weight.ndim} {weight.shape}; conv_transpose{rank}d wants "
-            f"{rank + 2} each{hint}"
-        )
+    check_axes("conv_transpose", rank, x, weight)
     shape = channels_first_shape(tuple(x.shape), last)
     problem = transposed_problem(
         shape,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_shape
 from stridekit.arrays import (
     MEMORY_ORDERS,
     Array,
@@ -75,7 +75,7 @@ def conv_input_grad(
     >>> gradient.tolist()
     [[[1.0, 1.0, 0.0, 1.0, 1.0, 0.0]]]
     """
-    shape = _shape("input_shape", input_shape)
+    shape = as_shape("input_shape", input_shape)
     return _gradient(
         "input_grad", shape, tuple(getattr(weight, "shape", ())), {"weight": weight, "grad_output": grad_output},
         stride, padding, dilation, groups, padding_mode, layout, precision, out, backend,
@@ -125,7 +125,7 @@ def conv_weight_grad(
     >>> sk.conv_weight_grad(np.arange(6.0).reshape(1, 1, 6), (1, 1, 2), np.ones((1, 1, 2)), stride=3).tolist()
     [[[3.0, 5.0]]]
     """
-    shape = _shape("weight_shape", weight_shape)
+    shape = as_shape("weight_shape", weight_shape)
     return _gradient(
         "weight_grad", tuple(getattr(input, "shape", ())), shape, {"input": input, "grad_output": grad_output},
         stride, padding, dilation, groups, padding_mode, layout, precision, out, backend,
@@ -184,16 +184,3 @@ def _gradient(
 
 def _tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
-
-
-def _shape(name: str, shape: Any) -> tuple[int, ...]:
-    if hasattr(shape, "shape"):
-        raise ShapeError(f"{name} is an array; wanted its shape, such as x.shape")
-    try:
-        sizes = tuple(shape)
-    except TypeError:
-        raise ShapeError(f"{name} is {shape!r}; wanted a tuple of ints, such as x.shape") from None
-    found = tuple(as_int(name, size) for size in sizes)
-    if min(found, default=0) < 0:
-        raise ShapeError(f"{name} is {found}; no size may be negative")
-    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from stridekit.arguments import as_int, counted, is_int
@@ -103,6 +103,18 @@ def source_index(index: int, size: int, mode: int) -> int:
     if mode == 2:
         return 0 if index < 0 else size - 1
     return index + size if index < 0 else index - size
+
+
+def margin_lines(size: int, before: int, after: int, mode: int) -> Iterator[tuple[int, int]]:
+    """Yield every line of an axis's padding and the line it copies, both counted from the first padded line.
+
+    Parameters
+    ----------
+    mode : int
+        Position in `PADDING_MODES`, not that of zeros.
+    """
+    for position in (*range(-before, 0), *range(size, size + after)):
+        yield position + before, source_index(position, size, mode) + before
 
 
 def _pair(item: Any) -> tuple[int, int]:

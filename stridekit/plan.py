@@ -13,18 +13,16 @@ from stridekit.arrays import (
     Array,
     channels_first_view,
     channels_last_layout,
+    check_out,
     check_shape,
     dtype_name,
     layout_shape,
     layout_view,
     library_of,
-    may_share_elements,
     memory_order,
     numpy_dtype,
     one_library_error,
-    overlaps,
     plain,
-    writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
@@ -396,14 +394,8 @@ class Plan:
 
     def _check_out(self, out: Array, operands: dict[str, Any]) -> None:
         self._check_operand("out", out, self.output_shape)
-        if not writeable(out):
-            raise LayoutError("out is read-only; give an array that can be written")
-        for name, operand in operands.items():
-            array = operand.buffer if isinstance(operand, PackedWeight) else operand
-            if array is not None and overlaps(out, array):
-                raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
-        if may_share_elements(out):
-            raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
+        stored = {name: given.buffer if isinstance(given, PackedWeight) else given for name, given in operands.items()}
+        check_out(out, stored)
 
     def _allocate_output(self) -> Array:
         problem, last = self.problem, self._result_lies_last

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from stridekit.arrays import Array, library_of
-from stridekit.errors import ShapeError
+from stridekit.arrays import Array, check_axes, library_of
 from stridekit.padding import Padding
 from stridekit.pool_plan import Sizes, plan_pool
 
@@ -252,7 +251,8 @@ def _max_pool(
     backend: str,
 ) -> Any:
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-    _check_rank("max", rank, x)
+    library_of("x", x)
+    check_axes("max_pool", rank, x)
     plan = plan_pool("max", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, ceil_mode=ceil_mode)
     y, indices = plan.forward(x, out=out, return_indices=bool(return_indices))
     return (y, indices) if return_indices else y
@@ -273,13 +273,7 @@ def _avg_pool(
 ) -> Array:
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     divisor: dict[str, Any] = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
-    _check_rank("avg", rank, x)
+    library_of("x", x)
+    check_axes("avg_pool", rank, x)
     plan = plan_pool("avg", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, **divisor)
     return plan.forward(x, out=out, return_indices=False)[0]
-
-
-def _check_rank(operation: str, rank: int, x: Array) -> None:
-    library_of("x", x)
-    if x.ndim != rank + 2:
-        hint = "; add a batch axis: x[None]" if x.ndim == rank + 1 else ""
-        raise ShapeError(f"x has {x.ndim} axes {x.shape}; {operation}_pool{rank}d wants {rank + 2}{hint}")

@@ -17,18 +17,15 @@ from stridekit.arrays import (
     channels_first_shape,
     channels_first_view,
     channels_last_layout,
+    check_out,
     check_shape,
     dtype_name,
     layout_shape,
     layout_view,
-    library_of,
-    may_share_elements,
     memory_order,
     numpy_dtype,
-    one_library_error,
-    overlaps,
+    one_library,
     plain,
-    writeable,
 )
 from stridekit.backends import Device, load_backend, memory_of
 from stridekit.errors import DtypeError, LayoutError, VramBudgetError
@@ -208,17 +205,8 @@ class PoolPlan:
             if refused:
                 raise LayoutError(f"{name} {refused}")
         if out is not None:
-            self._check_out(named, out)
+            check_out(out, named)
         return self._memory is HOST or all(self._memory.resident(plain(array)) for array in given.values())
-
-    def _check_out(self, named: dict[str, Array], out: Array) -> None:
-        if not writeable(out):
-            raise LayoutError("out is read-only; give an array that can be written")
-        for name, operand in named.items():
-            if overlaps(out, operand):
-                raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
-        if may_share_elements(out):
-            raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
 
 
 def plan_pool(
@@ -241,13 +229,11 @@ def plan_pool(
     Parameters
     ----------
     arrays : dict of array
-        By the arguments' names; the first says dtype and memory order. None stands for one not given.
+        By the arguments' names; the first says dtype and memory order. `out` may be None.
     input_shape : tuple of int
         In `layout`.
     """
-    libraries = {name: library_of(name, array) for name, array in arrays.items() if array is not None}
-    if len(set(libraries.values())) > 1:
-        raise one_library_error(libraries)
+    library = one_library(arrays)
     name, first = next(iter(arrays.items()))
     last = channels_last_layout(layout, len(input_shape) - 2)
     problem = pool_problem(
@@ -263,7 +249,7 @@ def plan_pool(
         ceil_mode=ceil_mode,
         count_include_pad=count_include_pad,
     )
-    chosen, _ = choose_backend(backend, libraries[name])
+    chosen, _ = choose_backend(backend, library)
     return PoolPlan(problem, chosen, load_backend(chosen).device(first), layout)
 
 

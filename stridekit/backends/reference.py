@@ -23,7 +23,7 @@ import numpy as np
 from stridekit.activation import apply_activation
 from stridekit.backends import Algorithm, Operands
 from stridekit.memory import HOST, Memory
-from stridekit.padding import PADDING_MODES, source_index
+from stridekit.padding import PADDING_MODES, margin_lines
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout
 
@@ -87,12 +87,7 @@ class SlidingTaps:
         """Compute `problem` into `out`."""
         layout = self._layout(problem, operands.packed_weight is not None)
         parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
-        if operands.packed_weight is not None:
-            weight = operands.packed_weight.view(_FLOAT64)
-        else:
-            weight = parts["weight"]
-            self.pack(problem, device, operands.weight, weight.view(np.uint8))
-        weight = weight.reshape(problem.weight_shape)
+        weight = _wide_weight(problem, operands, parts)
         padded = parts["padded"].reshape(problem.in_channels, *(a.padded_size for a in problem.geometry.axes))
         total = parts["total"].reshape(problem.out_channels, *problem.geometry.output_size)
         product = parts["product"].reshape(total.shape)
@@ -100,11 +95,7 @@ class SlidingTaps:
             for n in range(problem.batch):
                 pad_sample(problem, operands.input[n], padded)
                 correlate(problem, padded, weight, total, product)
-                if operands.bias is not None:
-                    total += operands.bias.astype(np.float64).reshape(-1, *(1,) * problem.rank)
-                if problem.activation is not None:
-                    apply_activation(total, problem.activation)
-                out[n] = total
+                out[n] = _finished(problem, operands, total)
 
     def _layout(self, problem: ConvProblem, packed: bool) -> WorkspaceLayout:
         padded = math.prod(axis.padded_size for axis in problem.geometry.axes) * problem.in_channels
@@ -113,6 +104,25 @@ class SlidingTaps:
         if not packed:
             regions.append(("weight", math.prod(problem.weight_shape)))
         return WorkspaceLayout(tuple((name, count * _FLOAT64.itemsize) for name, count in regions))
+
+
+def _wide_weight(problem: ConvProblem, operands: Operands, parts: dict[str, np.ndarray]) -> np.ndarray:
+    """Return the weights in float64, packed or now copied to the workspace."""
+    if operands.packed_weight is not None:
+        weight: np.ndarray = operands.packed_weight.view(_FLOAT64).reshape(problem.weight_shape)
+        return weight
+    weight = parts["weight"].reshape(problem.weight_shape)
+    weight[...] = operands.weight
+    return weight
+
+
+def _finished(problem: ConvProblem, operands: Operands, total: np.ndarray) -> np.ndarray:
+    """Add the bias to one sample's sums and activate them, in place."""
+    if operands.bias is not None:
+        total += operands.bias.astype(np.float64).reshape(-1, *(1,) * problem.rank)
+    if problem.activation is not None:
+        apply_activation(total, problem.activation)
+    return total
 
 
 def pad_sample(problem: ConvProblem, sample: np.ndarray, padded: np.ndarray) -> None:
@@ -126,9 +136,8 @@ def pad_sample(problem: ConvProblem, sample: np.ndarray, padded: np.ndarray) -> 
         return
     for number, axis in enumerate(axes):
         lines = np.moveaxis(padded, number + 1, 0)
-        margins = itertools.chain(range(-axis.pad_before, 0), range(axis.size, axis.size + axis.pad_after))
-        for position in margins:
-            lines[position + axis.pad_before] = lines[source_index(position, axis.size, mode) + axis.pad_before]
+        for line, source in margin_lines(axis.size, axis.pad_before, axis.pad_after, mode):
+            lines[line] = lines[source]
 
 
 def correlate(
@@ -150,9 +159,8 @@ def fold_sample(problem: ConvProblem, padded: np.ndarray) -> np.ndarray:
     if mode != PADDING_MODES.index("zeros"):
         for number, axis in enumerate(axes):
             lines = np.moveaxis(padded, number + 1, 0)
-            margins = itertools.chain(range(-axis.pad_before, 0), range(axis.size, axis.size + axis.pad_after))
-            for position in margins:
-                lines[source_index(position, axis.size, mode) + axis.pad_before] += lines[position + axis.pad_before]
+            for line, source in margin_lines(axis.size, axis.pad_before, axis.pad_after, mode):
+                lines[source] += lines[line]
     return padded[(slice(None), *(slice(a.pad_before, a.pad_before + a.size) for a in axes))]
 
 
@@ -198,12 +206,7 @@ class ScatteredTaps:
         """Compute `problem` into `out`."""
         layout = self._layout(problem, operands.packed_weight is not None)
         parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
-        if operands.packed_weight is not None:
-            weight = operands.packed_weight.view(_FLOAT64)
-        else:
-            weight = parts["weight"]
-            weight.reshape(problem.weight_shape)[...] = operands.weight
-        weight = weight.reshape(problem.weight_shape)
+        weight = _wide_weight(problem, operands, parts)
         padded = parts["padded"].reshape(problem.in_channels, *_room(problem))
         grad = parts["grad"].reshape(problem.out_channels, *problem.geometry.output_size)
         product = parts["product"].reshape(problem.in_channels, *problem.geometry.output_size)
@@ -216,11 +219,7 @@ class ScatteredTaps:
                     np.einsum("kc,k...->c...", weight[factor], grad[writes], out=product[reads])
                     padded[(reads, *window)] += product[reads]
                 total[...] = fold_sample(problem, padded)
-                if operands.bias is not None:
-                    total += operands.bias.astype(np.float64).reshape(-1, *(1,) * problem.rank)
-                if problem.activation is not None:
-                    apply_activation(total, problem.activation)
-                out[n] = total
+                out[n] = _finished(problem, operands, total)
 
     def _layout(self, problem: ConvProblem, packed: bool) -> WorkspaceLayout:
         padded = math.prod(_room(problem)) * problem.in_channels

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 
 from stridekit.activation import apply_activation
 from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.padding import PADDING_MODES, source_index
+from stridekit.padding import PADDING_MODES, margin_lines
 from stridekit.problem import ConvProblem
 
 
@@ -37,8 +35,7 @@ class HostMoves:
         with np.errstate(all="ignore"):
             for number, axis in enumerate(axes):
                 lines = np.moveaxis(padded, number + 2, 0)
-                before, size = axis.pad_before, axis.size
-                for position in itertools.chain(range(-before, 0), range(size, size + axis.pad_after)):
-                    lines[source_index(position, size, mode) + before] += lines[position + before]
+                for line, source in margin_lines(axis.size, axis.pad_before, axis.pad_after, mode):
+                    lines[source] += lines[line]
             interior = tuple(slice(axis.pad_before, axis.pad_before + axis.size) for axis in axes)
             target[...] = padded[(slice(None), slice(None), *interior)]
