@@ -181,7 +181,7 @@ def blur_pool_grad(
         _binomial("grad_output", grad_output, filter_size, rank, channels),
         grad_output,
         stride=stride,
-        padding=_centred(filter_size, rank) if padding is None else padding,
+        padding=centred_padding(filter_size, rank) if padding is None else padding,
         groups=channels,
         padding_mode=padding_mode,
         layout=layout,
@@ -209,7 +209,7 @@ def _blur_pool(
         x,
         _binomial("x", x, filter_size, rank, channels),
         stride=stride,  # type: ignore[arg-type]
-        padding=_centred(filter_size, rank) if padding is None else padding,
+        padding=centred_padding(filter_size, rank) if padding is None else padding,
         groups=channels,
         padding_mode=padding_mode,
         layout=layout,
@@ -218,7 +218,8 @@ def _blur_pool(
     )
 
 
-def _centred(filter_size: int, rank: int) -> tuple[tuple[int, int], ...]:
+def centred_padding(filter_size: int, rank: int) -> tuple[tuple[int, int], ...]:
+    """Return the padding by which a binomial filter keeps its place: one pixel less before than after if it is even."""
     return (((filter_size - 1) // 2, filter_size // 2),) * rank
 
 

@@ -158,7 +158,7 @@ def _conv_transpose(
     problem = transposed_problem(
         shape,
         tuple(weight.shape),
-        _geometry(shape[2:], tuple(weight.shape[2:]), stride, padding, output_padding, dilation),
+        transposed_geometry(shape[2:], tuple(weight.shape[2:]), stride, padding, output_padding, dilation),
         dtype=one_dtype({"x": x, "weight": weight}),
         memory_order=memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
         groups=groups,
@@ -171,7 +171,7 @@ def _conv_transpose(
     return plan.execute(weight, x, bias, out=out)
 
 
-def _geometry(
+def transposed_geometry(
     sizes: tuple[int, ...],
     kernels: tuple[int, ...],
     stride: int | Sequence[int],

@@ -29,3 +29,12 @@ class VramBudgetError(StridekitError, MemoryError):
 
 class ImageError(StridekitError, ValueError):
     """A picture that is missing, unreadable or of no usable kind."""
+
+
+class NetworkError(StridekitError, ValueError):
+    """A network that cannot be read, or whose layers do not fit together; the message names the layer."""
+
+    def __init__(self, message: str, *, layer: str | None = None, key: str | None = None):
+        super().__init__(message)
+        self.layer = layer
+        self.key = key

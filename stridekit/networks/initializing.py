@@ -1,0 +1,40 @@
+"""Drawing the parameters of a network that came without: by He's rule, the same for the same seed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stridekit.networks.operations import ConvTranspose, Scale
+
+if TYPE_CHECKING:
+    from stridekit.networks.network import Network
+
+
+def draw(network: Network, seed: int, dtype: np.dtype[Any]) -> dict[str, np.ndarray]:
+    """Return all parameters and buffers of a network, by ``"layer.name"``.
+
+    Weights of products are normal with variance ``2 / fan_in``; source: K. He, X. Zhang, S. Ren and J. Sun, "Delving
+    Deep into Rectifiers", ICCV 2015, equation 10.
+    """
+    rng = np.random.default_rng(seed)
+    drawn: dict[str, np.ndarray] = {}
+    for layer in network.layers:
+        if layer.shares is not None:
+            continue
+        operation = layer.operation
+        for name, shape in {**operation.parameter_shapes(), **operation.buffer_shapes()}.items():
+            if name == "weight" and len(shape) > 1:
+                # Of a transposed convolution the second axis is the filters of a group, and the first is summed over.
+                fan_in = (
+                    shape[0] * math.prod(shape[2:]) if isinstance(operation, ConvTranspose) else math.prod(shape[1:])
+                )
+                value = rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / fan_in))
+            elif isinstance(operation, Scale):
+                value = np.full(shape, operation.initial)
+            else:
+                value = np.full(shape, 1.0 if name in ("weight", "running_var") else 0.0)
+            drawn[f"{layer.name}.{name}"] = value.astype(dtype)
+    return drawn

@@ -1,0 +1,79 @@
+"""The operations that a network is made of, and their table by name. To add one: its class, a line here, and how it runs."""
+
+from __future__ import annotations
+
+from stridekit.networks.operations.base import Operation, Reach, Shape, volume
+from stridekit.networks.operations.convolutions import Conv, ConvTranspose, Linear
+from stridekit.networks.operations.elementwise import (
+    FUNCTIONS,
+    Activation,
+    Add,
+    BatchNorm,
+    LayerNorm,
+    Scale,
+    SoftmaxCrossEntropy,
+)
+from stridekit.networks.operations.poolings import (
+    AdaptiveAvgPool,
+    AvgPool,
+    BlurPool,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+)
+from stridekit.networks.operations.shaping import Concat, Flatten, Input, Slice, Upsample
+
+OPERATIONS: dict[str, type[Operation]] = {
+    operation.kind: operation
+    for operation in (
+        Input,
+        Conv,
+        ConvTranspose,
+        Linear,
+        MaxPool,
+        AvgPool,
+        BlurPool,
+        GlobalAvgPool,
+        GlobalMaxPool,
+        AdaptiveAvgPool,
+        Activation,
+        BatchNorm,
+        LayerNorm,
+        Scale,
+        Add,
+        Concat,
+        Slice,
+        Upsample,
+        Flatten,
+        SoftmaxCrossEntropy,
+    )
+}
+
+__all__ = [
+    "FUNCTIONS",
+    "OPERATIONS",
+    "Activation",
+    "AdaptiveAvgPool",
+    "Add",
+    "AvgPool",
+    "BatchNorm",
+    "BlurPool",
+    "Concat",
+    "Conv",
+    "ConvTranspose",
+    "Flatten",
+    "GlobalAvgPool",
+    "GlobalMaxPool",
+    "Input",
+    "LayerNorm",
+    "Linear",
+    "MaxPool",
+    "Operation",
+    "Reach",
+    "Scale",
+    "Shape",
+    "Slice",
+    "SoftmaxCrossEntropy",
+    "Upsample",
+    "volume",
+]

@@ -1,0 +1,125 @@
+"""Operations that leave every pixel where it is: activations, normalisations, sums, and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+from stridekit.errors import ShapeError
+from stridekit.networks.operations.base import Operation, Shape, check_channels
+
+FUNCTIONS = ("relu", "relu6", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")
+
+
+class _SameShape(Operation):
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the input's shape."""
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class Activation(_SameShape):
+    """A function of each element."""
+
+    kind: ClassVar[str] = "activation"
+
+    function: str
+    slope: float = 0.01
+    """Below zero, of ``leaky_relu``."""
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the input's shape."""
+        if self.function not in FUNCTIONS:
+            raise ShapeError(f"function is {self.function!r}; wanted one of {', '.join(FUNCTIONS)}")
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class _PerChannel(_SameShape):
+    channels: int | None = None
+
+    def resolved(self, inputs: Sequence[Shape]) -> Operation:
+        """Fill in the input's channels."""
+        check_channels(self.channels, inputs[0])
+        return replace(self, channels=inputs[0][0])
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the input's shape."""
+        check_channels(self.channels, inputs[0])
+        return inputs[0]
+
+    def _of_channels(self, *names: str) -> dict[str, Shape]:
+        return dict.fromkeys(names, (self.channels or 0,))
+
+
+@dataclass(frozen=True)
+class BatchNorm(_PerChannel):
+    """Normalisation of each channel by its mean and variance over batch and pixels: kept ones where nothing is trained.
+
+    Source: S. Ioffe and C. Szegedy, "Batch Normalization", ICML 2015.
+    """
+
+    kind: ClassVar[str] = "batch_norm"
+
+    epsilon: float = 1e-5
+    momentum: float = 0.1
+    """Share of a new batch in the kept mean and variance."""
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Return ``weight (C,)`` and ``bias (C,)``."""
+        return self._of_channels("weight", "bias")
+
+    def buffer_shapes(self) -> dict[str, Shape]:
+        """Return the kept ``running_mean (C,)`` and ``running_var (C,)``."""
+        return self._of_channels("running_mean", "running_var")
+
+
+@dataclass(frozen=True)
+class LayerNorm(_PerChannel):
+    """Normalisation of each pixel over its channels.
+
+    Source: J. L. Ba, J. R. Kiros and G. E. Hinton, "Layer Normalization", 2016; over channels as in ConvNeXt.
+    """
+
+    kind: ClassVar[str] = "layer_norm"
+
+    epsilon: float = 1e-6
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Return ``weight (C,)`` and ``bias (C,)``."""
+        return self._of_channels("weight", "bias")
+
+
+@dataclass(frozen=True)
+class Scale(_PerChannel):
+    """A trained factor for each channel (LayerScale; H. Touvron et al., ICCV 2021)."""
+
+    kind: ClassVar[str] = "scale"
+
+    initial: float = 1e-6
+
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Return ``weight (C,)``."""
+        return self._of_channels("weight")
+
+
+@dataclass(frozen=True)
+class Add(Operation):
+    """The sum of inputs of one shape."""
+
+    kind: ClassVar[str] = "add"
+    arity: ClassVar[tuple[int, int | None]] = (2, None)
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the inputs' shape."""
+        if len(set(inputs)) > 1:
+            raise ShapeError(f"the inputs are {' and '.join(map(str, inputs))}; wanted one shape")
+        return inputs[0]
+
+
+@dataclass(frozen=True)
+class SoftmaxCrossEntropy(_SameShape):
+    """Probabilities over the channels; trained, the mean over pixels and samples of the target's negative log."""
+
+    kind: ClassVar[str] = "softmax_cross_entropy"

@@ -1,0 +1,146 @@
+"""Operations that move pixels and channels without computing: inputs, concatenation, slices, resizing, flattening."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import ClassVar
+
+from stridekit.arguments import as_int, as_shape, per_axis
+from stridekit.errors import ShapeError
+from stridekit.networks.operations.base import Operation, Reach, Shape, Sizes, check_spatial, volume
+
+RESIZING = ("nearest", "linear")
+
+
+@dataclass(frozen=True)
+class Input(Operation):
+    """What the network is given."""
+
+    kind: ClassVar[str] = "input"
+    arity: ClassVar[tuple[int, int | None]] = (0, 0)
+
+    size: Shape
+    """``(C, *spatial)`` of one sample, where nothing else is asked for."""
+    samples: int = 1
+    """Of this input for each sample of the batch, such as the regions that a detector looks at in an image."""
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the size."""
+        size = as_shape("size", self.size)
+        if not 1 <= len(size) <= 4 or min(size) < 1:
+            raise ShapeError(f"size is {self.size}; wanted channels and up to 3 spatial axes, each at least 1")
+        if as_int("samples", self.samples) < 1:
+            raise ShapeError(f"samples is {self.samples}; wanted at least 1")
+        return size
+
+
+@dataclass(frozen=True)
+class Concat(Operation):
+    """The channels of all inputs, one after the other."""
+
+    kind: ClassVar[str] = "concat"
+    arity: ClassVar[tuple[int, int | None]] = (1, None)
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the inputs' spatial size, with their channels together."""
+        if len({shape[1:] for shape in inputs}) > 1:
+            raise ShapeError(f"the inputs are {' and '.join(map(str, inputs))}; wanted one spatial size")
+        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+
+
+@dataclass(frozen=True)
+class Slice(Operation):
+    """Some of the channels."""
+
+    kind: ClassVar[str] = "slice"
+
+    start: int
+    stop: int
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the input's shape with the channels taken."""
+        if not 0 <= as_int("start", self.start) < as_int("stop", self.stop) <= inputs[0][0]:
+            raise ShapeError(f"start {self.start} to stop {self.stop} do not lie within the {inputs[0][0]} channels")
+        return (self.stop - self.start, *inputs[0][1:])
+
+
+@dataclass(frozen=True)
+class Upsample(Operation):
+    """Resizing: by a `factor`, or to the spatial size of a second input."""
+
+    kind: ClassVar[str] = "upsample"
+    arity: ClassVar[tuple[int, int | None]] = (1, 2)
+
+    factor: Sizes | None = None
+    mode: str = "nearest"
+    """``"nearest"`` or ``"linear"``."""
+    align_corners: bool = False
+    """Whether ``"linear"`` maps corner pixels onto corner pixels."""
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the input's channels and the new size."""
+        check_spatial(inputs[0])
+        if self.mode not in RESIZING:
+            raise ShapeError(f"mode is {self.mode!r}; wanted one of {', '.join(RESIZING)}")
+        rank = len(inputs[0]) - 1
+        if (self.factor is None) == (len(inputs) == 1):
+            raise ShapeError("factor and a second input exclude each other; give one of them")
+        if self.factor is None:
+            if len(inputs[1]) != rank + 1:
+                raise ShapeError(f"the second input is {inputs[1]}; wanted one of {rank} spatial axes, for its size")
+            return (inputs[0][0], *inputs[1][1:])
+        factors = per_axis("factor", self.factor, rank)
+        return (inputs[0][0], *(size * factor for size, factor in zip(inputs[0][1:], factors, strict=True)))
+
+    def reads(self, position: int) -> bool:
+        """Read the first input; of the second only the size matters."""
+        return position == 0
+
+    def reach(self, inputs: Sequence[Shape], output: Shape) -> tuple[Reach, ...]:
+        """Return what a resized pixel is taken from, over all phases."""
+        return tuple(
+            _resized_reach(size, wanted, self.mode, self.align_corners)
+            for size, wanted in zip(inputs[0][1:], output[1:], strict=True)
+        )
+
+
+@dataclass(frozen=True)
+class Flatten(Operation):
+    """All features of a sample in a row, channels outermost."""
+
+    kind: ClassVar[str] = "flatten"
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return ``(features,)``."""
+        return (volume(inputs[0]),)
+
+    def reach(self, inputs: Sequence[Shape], output: Shape) -> None:
+        """Return None: there are no pixels any more."""
+        return
+
+
+def resizing_map(size: int, wanted: int, mode: str, align_corners: bool) -> tuple[Fraction, Fraction]:
+    """Return (step, offset): pixel j of a resized axis lies at ``offset + j * step`` of the input's.
+
+    Pixels' centres lie at whole numbers; ``"nearest"`` takes the floor, as PyTorch's and ONNX's asymmetric floor do.
+    """
+    if mode == "nearest":
+        return Fraction(size, wanted), Fraction(0)
+    if align_corners:
+        return Fraction(size - 1, max(wanted - 1, 1)), Fraction(0)
+    step = Fraction(size, wanted)
+    return step, (step - 1) / 2
+
+
+def _resized_reach(size: int, wanted: int, mode: str, align_corners: bool) -> Reach:
+    step, offset = resizing_map(size, wanted, mode, align_corners)
+    if step == 1 and offset == 0:
+        return Reach(Fraction(0), Fraction(0), step)
+    # The position's fraction is a multiple of 1 / denominator; its floor lies at most so far below.
+    denominator = (step + offset).denominator * step.denominator
+    below = Fraction(denominator - 1, denominator)
+    if mode == "nearest":
+        return Reach(offset - Fraction(step.denominator - 1, step.denominator), offset, step)
+    return Reach(offset - below, offset + 1, step)

@@ -1,0 +1,56 @@
+"""The receptive field: which pixels of the input an output pixel depends on, as an interval that moves with the pixel.
+
+Along one axis, output pixel j of a layer depends on the input's pixels ``[first, last] + j * stride``, with the
+effective stride and both ends carried from layer to layer as fractions: no floating point. Source: A. Araujo,
+W. Norris and J. Sim, "Computing Receptive Fields of Convolutional Neural Networks", Distill, 2019.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from stridekit.networks.operations import Reach
+
+
+@dataclass(frozen=True)
+class AxisField:
+    """What output pixel j depends on along one axis: ``[first, last] + j * stride``, in the input's pixels."""
+
+    first: Fraction
+    last: Fraction
+    stride: Fraction
+
+    @property
+    def size(self) -> int:
+        """Pixels; after an upsampling, at most so many."""
+        return math.floor(self.last - self.first) + 1
+
+    def padding(self, outputs: int, pixels: int) -> tuple[int, int]:
+        """Return how far the fields of the first and the last of `outputs` pixels reach beyond the input's `pixels`."""
+        end = self.last + (outputs - 1) * self.stride
+        return math.ceil(-self.first), math.floor(end) - (pixels - 1)
+
+    def through(self, reach: Reach) -> AxisField:
+        """Return the field after an operation that reads `reach` of a layer with this field."""
+        return AxisField(
+            self.first + reach.first * self.stride, self.last + reach.last * self.stride, self.stride * reach.step
+        )
+
+
+START = AxisField(Fraction(0), Fraction(0), Fraction(1))
+
+
+def joined(fields: Sequence[AxisField], outputs: int) -> AxisField:
+    """Return the smallest field that holds all of `fields`, for `outputs` pixels, at the first one's stride.
+
+    Branches that meet have one size, but an odd size halved and doubled again leaves strides that differ a little;
+    the fields' ends are then those at which the first or the last pixel reaches farthest.
+    """
+    stride = fields[0].stride
+    drift = [(field.stride - stride) * (outputs - 1) for field in fields]
+    first = min(min(field.first, field.first + far) for field, far in zip(fields, drift, strict=True))
+    last = max(max(field.last, field.last + far) for field, far in zip(fields, drift, strict=True))
+    return AxisField(first, last, stride)
