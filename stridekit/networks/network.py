@@ -280,7 +280,7 @@ def _input_shape(asked: int | Sequence[int], size: Shape) -> Shape:
         sizes = (size[0], *sizes)
     if len(sizes) != len(size) or min(sizes) < 1:
         raise ShapeError(
-            f"input_size is {asked}; wanted {len(size) - 1} spatial sizes, with the {size[0]} channels before them or not"
+            f"input_size is {asked}; wanted {len(size) - 1} spatial sizes, or the {size[0]} channels and those"
         )
     return sizes
 

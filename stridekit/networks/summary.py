@@ -154,7 +154,7 @@ class Summary:
 
 
 def summarize(network: Network, batch: int, dtype: Any) -> Summary:
-    """Return the summary of a network at its own input size; `stridekit.networks.Network.summary` is its public face."""
+    """Return the summary of a network at its own input size."""
     if batch < 0:
         raise ShapeError(f"batch is {batch}; wanted at least 0")
     name = dtype_name("dtype", dtype)

@@ -209,30 +209,23 @@ class _Reader:
         return full
 
     def _operation(self, op: str, table: dict[str, Any], place: _Place) -> Operation:
+        preset: dict[str, Any] = {}
+        found: type[Operation] = Activation
         if op in FUNCTIONS:
-            found, preset = Activation, {"function": op}
+            preset["function"] = op
         elif op in OPERATIONS:
-            found, preset = OPERATIONS[op], {}
+            found = OPERATIONS[op]
         else:
-            blocks = self.document.get("blocks", {})
-            known = ", ".join([*OPERATIONS, *FUNCTIONS, *blocks])
+            known = ", ".join([*OPERATIONS, *FUNCTIONS, *self.document.get("blocks", {})])
             self._fail("op", f"there is no operation {op!r}; wanted one of {known}", place=place)
         allowed = {each.name: each for each in fields(found) if each.name not in (*_FILLED_IN, *preset)}
         given = {key: value for key, value in table.items() if key not in _LAYER_KEYS}
         for key, value in given.items():
             if key not in allowed:
                 self._fail(key, f"{op} has no such key; it has {', '.join(allowed)}", place=place)
-            default = allowed[key].default
-            if isinstance(default, bool) != isinstance(value, bool) and default is not MISSING:
-                self._fail(
-                    key,
-                    f"is {value!r}; wanted {'true or false' if isinstance(default, bool) else 'no boolean'}",
-                    place=place,
-                )
-            if isinstance(default, float) and not isinstance(value, int | float):
-                self._fail(key, f"is {value!r}; wanted a number", place=place)
-            if isinstance(default, str) and not isinstance(value, str):
-                self._fail(key, f"is {value!r}; wanted a string such as {default!r}", place=place)
+            wanted = _wanted(allowed[key].default, value)
+            if wanted:
+                self._fail(key, f"is {value!r}; wanted {wanted}", place=place)
         for key, each in allowed.items():
             if each.default is MISSING and key not in given:
                 self._fail("op", f"{op} wants {key}", place=place)
@@ -261,6 +254,19 @@ class _Reader:
         line = line_of(self.text, section, None if place is None else place.index, key)
         shown = f"{key}: " if key else ""
         raise NetworkError(f"{self.file}:{line}: {shown}{message}", key=key)
+
+
+def _wanted(default: Any, value: Any) -> str:
+    """Return what a key takes, by its default, where `value` is of another kind."""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(value, bool):
+        return "a number, a list or a name"
+    if isinstance(default, float):
+        return "" if isinstance(value, int | float) else f"a number such as {default}"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) else f"a string such as {default!r}"
+    return ""
 
 
 def _references(value: Any) -> Iterator[str]:

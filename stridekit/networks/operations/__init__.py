@@ -1,4 +1,4 @@
-"""The operations that a network is made of, and their table by name. To add one: its class, a line here, and how it runs."""
+"""The operations of networks, by name. To add one: its class, a line in the table, and how it runs in `execution`."""
 
 from __future__ import annotations
 
