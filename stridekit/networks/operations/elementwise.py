@@ -9,7 +9,7 @@ from typing import ClassVar
 from stridekit.errors import ShapeError
 from stridekit.networks.operations.base import Operation, Shape, check_channels
 
-FUNCTIONS = ("relu", "relu6", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")
+FUNCTIONS = ("relu", "relu6", "clipped_relu", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")
 
 
 class _SameShape(Operation):
@@ -27,11 +27,15 @@ class Activation(_SameShape):
     function: str
     slope: float = 0.01
     """Below zero, of ``leaky_relu``."""
+    limit: float = 20.0
+    """Largest result of ``clipped_relu``: ``min(max(x, 0), limit)``, as in Deep Speech."""
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return the input's shape."""
         if self.function not in FUNCTIONS:
             raise ShapeError(f"function is {self.function!r}; wanted one of {', '.join(FUNCTIONS)}")
+        if not self.limit > 0:
+            raise ShapeError(f"limit is {self.limit}; wanted more than 0")
         return inputs[0]
 
 
@@ -65,14 +69,17 @@ class BatchNorm(_PerChannel):
     epsilon: float = 1e-5
     momentum: float = 0.1
     """Share of a new batch in the kept mean and variance."""
+    trained: bool = True
+    """If not, all four are kept as they are: a frozen normalisation, as detectors have over a pretrained backbone."""
 
     def parameter_shapes(self) -> dict[str, Shape]:
-        """Return ``weight (C,)`` and ``bias (C,)``."""
-        return self._of_channels("weight", "bias")
+        """Return ``weight (C,)`` and ``bias (C,)``, unless they are frozen."""
+        return self._of_channels("weight", "bias") if self.trained else {}
 
     def buffer_shapes(self) -> dict[str, Shape]:
-        """Return the kept ``running_mean (C,)`` and ``running_var (C,)``."""
-        return self._of_channels("running_mean", "running_var")
+        """Return the kept ``running_mean (C,)`` and ``running_var (C,)``, and what is frozen."""
+        names = ("running_mean", "running_var")
+        return self._of_channels(*names) if self.trained else self._of_channels("weight", "bias", *names)
 
 
 @dataclass(frozen=True)
