@@ -223,6 +223,15 @@ def centred_padding(filter_size: int, rank: int) -> tuple[tuple[int, int], ...]:
     return (((filter_size - 1) // 2, filter_size // 2),) * rank
 
 
+def binomial_weight(filter_size: int, rank: int) -> np.ndarray:
+    """Return the binomial filter of `filter_size` taps on each of `rank` axes, in float64; its sum is 1."""
+    line = np.array([math.comb(filter_size - 1, tap) for tap in range(filter_size)]) / 2.0 ** (filter_size - 1)
+    taps = line
+    for _ in range(rank - 1):
+        taps = np.multiply.outer(taps, line)
+    return taps
+
+
 def _binomial(name: str, array: Array, filter_size: int, rank: int, channels: int) -> Array:
     """Return weights ``(channels, 1, *filter)`` of `array`'s dtype, where it lies."""
     size = as_int("filter_size", filter_size)
@@ -230,10 +239,7 @@ def _binomial(name: str, array: Array, filter_size: int, rank: int, channels: in
         raise ShapeError(f"filter_size is {filter_size}; wanted 1 to {_LARGEST_FILTER}")
     if channels < 1:
         raise ShapeError(f"{name} has {channels} channels; wanted at least one")
-    line = np.array([math.comb(size - 1, tap) for tap in range(size)]) / 2.0 ** (size - 1)
-    taps = line
-    for _ in range(rank - 1):
-        taps = np.multiply.outer(taps, line)
+    taps = binomial_weight(size, rank)
     weight = np.broadcast_to(taps, (channels, 1, *taps.shape)).astype(numpy_dtype(dtype_name(name, array)))
     if library_of(name, array) == "numpy":
         return weight

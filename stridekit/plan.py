@@ -11,6 +11,7 @@ import numpy as np
 from stridekit import vram
 from stridekit.arrays import (
     Array,
+    address,
     channels_first_view,
     channels_last_layout,
     check_out,
@@ -31,6 +32,7 @@ from stridekit.memory import HOST, Memory
 from stridekit.problem import ConvProblem
 from stridekit.tiling import Schedule, whole_units
 from stridekit.tiling import schedule as tiled
+from stridekit.workspace import ALIGNMENT
 
 _UINT8 = np.dtype(np.uint8)
 _OPERANDS = {
@@ -184,6 +186,7 @@ class Plan:
         bias: Array | None = None,
         *,
         out: Array | None = None,
+        workspace: Array | None = None,
     ) -> Array:
         """Run the plan.
 
@@ -197,6 +200,9 @@ class Plan:
             Exactly if the plan was made with ``bias=True``; shape (C,) for the input's gradient.
         out : array, optional
             Of the result's shape and dtype; must not overlap an operand.
+        workspace : uint8 array, optional
+            At least ``workspace_bytes()`` long, or ``workspace_bytes(packed=True)``, where the plan runs, on a
+            cache line: memory of the caller's instead of the plan's own, whatever the budget.
 
         Returns
         -------
@@ -217,10 +223,16 @@ class Plan:
             operands = self._operands(named, bias)
             if out is not None:
                 self._check_out(out, named | {"bias": bias})
+            if workspace is not None:
+                self._check_workspace(workspace, packed=operands.packed_weight is not None)
             if memory is not HOST and not all(memory.resident(array) for array in _arrays(operands, out)):
                 return self._execute_from_host(operands, out)
             target = None if out is None else channels_first_view(plain(out), self._shows_last)
-            result = self._execute(operands, target)
+            if workspace is None:
+                result = self._execute(operands, target)
+            else:
+                whole = self._whole[operands.packed_weight is not None]
+                result = self._run_in(workspace, whole, operands, target)
         return layout_view(result, self._shows_last) if out is None else out
 
     def _execute(self, operands: Operands, target: Array | None) -> Array:
@@ -250,9 +262,15 @@ class Plan:
         schedule = self.schedule(packed=packed, out_given=target is not None, limit=limit)
         if target is None:
             target = self._allocate_output()
+        workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory) if self.problem.batch else None
+        return self._run_in(workspace, schedule, operands, target)
+
+    def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array | None) -> Array:
+        """Run in `workspace`, which no sample needs none of."""
+        if target is None:
+            target = self._allocate_output()
         if self.problem.batch:
-            workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory)
-            self._run(schedule, operands, workspace, target)
+            self._run(schedule, operands, workspace[: schedule.workspace_bytes], target)
         elif self.problem.direction == "weight_grad":
             # The sum over no samples.
             target[...] = 0
@@ -396,6 +414,13 @@ class Plan:
         self._check_operand("out", out, self.output_shape)
         stored = {name: given.buffer if isinstance(given, PackedWeight) else given for name, given in operands.items()}
         check_out(out, stored)
+
+    def _check_workspace(self, workspace: Array, *, packed: bool) -> None:
+        needed = self.workspace_bytes(packed=packed)
+        if getattr(workspace, "dtype", None) != _UINT8 or workspace.ndim != 1 or workspace.size < needed:
+            raise ShapeError(f"workspace must be a flat uint8 array of at least {needed} bytes")
+        if needed and (not self._memory.resident(workspace) or address(workspace) % ALIGNMENT):
+            raise LayoutError(f"workspace must lie where the plan runs, from a multiple of {ALIGNMENT} bytes on")
 
     def _allocate_output(self) -> Array:
         problem, last = self.problem, self._result_lies_last

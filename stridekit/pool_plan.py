@@ -126,7 +126,7 @@ class PoolPlan:
 
     def _pool(self, problem: PoolProblem, source: Array, indices: Array | None, target: Array | None) -> None:
         if problem.batch:
-            _pooling(self.backend).pool(problem, self.device, source, indices, target)
+            pooling_of(self.backend).pool(problem, self.device, source, indices, target)
 
     @property
     def _memory(self) -> Memory:
@@ -254,6 +254,7 @@ def plan_pool(
 
 
 @cache
-def _pooling(backend: str) -> Pooling:
+def pooling_of(backend: str) -> Pooling:
+    """Return the pooling module of the backend called `backend`."""
     module: Any = importlib.import_module(_POOLING[backend])
     return module  # type: ignore[no-any-return]

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-import numpy as np
-
 from stridekit.arguments import as_int, is_int
+from stridekit.arrays import Array, dtype_name, numpy_dtype
 from stridekit.errors import NetworkError, ShapeError, StridekitError
 from stridekit.networks.operations import Input, Operation, Shape
 
 if TYPE_CHECKING:
+    from stridekit.backends import Device
+    from stridekit.networks.execution import NetworkVram, Optimizer
     from stridekit.networks.summary import Summary
 
 InputSize: TypeAlias = int | Sequence[int] | None
@@ -96,6 +97,8 @@ class Network:
                 raise NetworkError(f"outputs names {output!r}, and there is no such layer", key="outputs")
         self._parameters = dict(parameters or {})
         self._check_parameters()
+        self._optimizers: dict[str, Optimizer] = {}
+        self.programs: dict[Any, Any] = {}
 
     # Reading.
 
@@ -113,17 +116,25 @@ class Network:
         return read_toml(Path(path))
 
     @classmethod
-    def from_onnx(cls, model: Any) -> Network:
-        """Read an ONNX model, a path or a loaded one, with its weights.
+    def from_onnx(cls, model: Any, *, input_size: InputSize = None) -> Network:
+        """Read an ONNX model, with its weights.
+
+        Parameters
+        ----------
+        model : path, bytes or onnx.ModelProto
+        input_size : int, spatial sizes, or ``(C, *spatial)``, optional
+            Of the first input, where the model leaves its sizes open.
 
         Raises
         ------
         NetworkError
             Naming the node and the operator, for one that is not known.
+        ModuleNotFoundError
+            If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
         from stridekit.networks.from_onnx import network_of_onnx
 
-        return network_of_onnx(model)
+        return network_of_onnx(model, input_size)
 
     @classmethod
     def from_torch(cls, module: Any, input_size: Sequence[int] = (3, 224, 224)) -> Network:
@@ -163,7 +174,7 @@ class Network:
         ]
         other = Network(self.name, layers, outputs=self.outputs, source=self.source)
         # One dictionary: what is trained or drawn in one is so in the other.
-        other._parameters = self._parameters
+        other._parameters, other._optimizers, other.programs = self._parameters, self._optimizers, self.programs
         return other
 
     @cached_property
@@ -200,9 +211,20 @@ class Network:
     @property
     def parameters(self) -> dict[str, Any]:
         """All parameters and buffers, by ``"layer.name"``; drawn by `initialize` if some are missing."""
-        if len(self._parameters) < len(self.parameter_shapes) + len(self.buffer_shapes):
+        if not self.has_parameters:
             self.initialize()
         return self._parameters
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether every parameter is there: none has to be drawn."""
+        return len(self._parameters) == len(self.parameter_shapes) + len(self.buffer_shapes)
+
+    def astype(self, dtype: Any) -> Network:
+        """Return the same network with its parameters in another float type."""
+        kind = numpy_dtype(dtype_name("dtype", dtype))
+        cast = {name: value.astype(kind) for name, value in self.parameters.items()}
+        return Network(self.name, self.layers, outputs=self.outputs, source=self.source, parameters=cast)
 
     def initialize(self, seed: int = 0, dtype: Any = "float32", *, all: bool = False) -> Network:
         """Draw the parameters that are missing, or all of them, and return the network.
@@ -219,7 +241,7 @@ class Network:
         from stridekit.networks.initializing import draw
 
         have = {} if all else self._parameters
-        drawn = draw(self, seed, np.dtype(dtype) if dtype != "bfloat16" else _bfloat16())
+        drawn = draw(self, seed, numpy_dtype(dtype_name("dtype", dtype)))
         self._parameters.update({name: value for name, value in drawn.items() if name not in have})
         return self
 
@@ -259,15 +281,139 @@ class Network:
 
         return summarize(self.resized(input_size), as_int("batch", batch), dtype)
 
+    def vram(
+        self,
+        batch: int = 1,
+        *,
+        input_size: InputSize = None,
+        dtype: Any = "float32",
+        training: bool = False,
+        optimizer: Optimizer | str = "sgd",
+        device: Device | str | None = None,
+        backend: str = "auto",
+    ) -> NetworkVram:
+        """Predict the memory of `run`, or of `train_step`, before anything is allocated.
+
+        Parameters
+        ----------
+        batch : int
+        input_size : int, spatial sizes, or ``(C, *spatial)``, optional
+        dtype : str or dtype
+            Of activations, parameters, gradients and the optimizer's state.
+        training : bool
+            A training step instead of a run.
+        optimizer : {"sgd", "momentum", "adam"} or Optimizer
+        device : Device or str, optional
+            A name such as ``"H200"`` predicts for a card that need not be here.
+        backend : {"auto", "cuda", "cpu", "reference"}
+
+        Returns
+        -------
+        NetworkVram
+            In bytes. `allocated` is what `stridekit.vram.track` measures around the first such call.
+
+        Examples
+        --------
+        >>> import stridekit as sk
+        >>> usage = sk.networks.load("resnet18").vram(batch=8, training=True, device="H200")
+        >>> usage.parameter_gradients <= usage.arena < usage.peak
+        True
+        """
+        from stridekit.networks.execution import predict_vram
+
+        return predict_vram(
+            self,
+            input_size=input_size,
+            batch=batch,
+            dtype=dtype,
+            training=training,
+            optimizer=optimizer,
+            device=device,
+            backend=backend,
+        )
+
+    # Running.
+
+    def run(self, x: Array | Mapping[str, Array], *, backend: str = "auto") -> Array | dict[str, Array]:
+        r"""Run the network, all of it in one block of memory that was planned before.
+
+        Parameters
+        ----------
+        x : array, shape (N, C, \*spatial), or a dictionary of them by the inputs' names
+            Of any size that the layers fit.
+        backend : {"auto", "cuda", "cpu", "reference"}
+            The parameters move to where the network runs, and stay there.
+
+        Returns
+        -------
+        array, or a dictionary of arrays by the outputs' names
+            Channels first; images lie channels-last in memory.
+
+        Raises
+        ------
+        NetworkError, ShapeError, DtypeError, BackendUnavailableError
+        VramBudgetError
+            Before anything is computed, if the block does not fit into `stridekit.vram.budget`.
+
+        Examples
+        --------
+        >>> import numpy as np, stridekit as sk
+        >>> sk.networks.load("textcnn").run(np.zeros((2, 300, 20), np.float32)).shape
+        (2, 2)
+        """
+        from stridekit.networks.execution import run
+
+        return run(self, x, backend)
+
+    def train_step(
+        self,
+        x: Array | Mapping[str, Array],
+        target: Array,
+        optimizer: Optimizer | str = "sgd",
+        *,
+        backend: str = "auto",
+    ) -> float:
+        r"""Do one step of training by the softmax cross-entropy of the network's one output.
+
+        Parameters
+        ----------
+        x : array, shape (N, C, \*spatial), or a dictionary of them by the inputs' names
+        target : integer array, shape (N,), or (N, \*spatial) where the output has pixels
+            The class of each sample or pixel, from 0.
+        optimizer : {"sgd", "momentum", "adam"} or Optimizer
+            Called by its name, it has the usual settings, and the network keeps its state.
+        backend : {"auto", "cuda", "cpu", "reference"}
+
+        Returns
+        -------
+        float
+            The loss before the step, averaged over samples and pixels.
+
+        Raises
+        ------
+        NetworkError, ShapeError, DtypeError, BackendUnavailableError, VramBudgetError
+
+        Examples
+        --------
+        >>> import numpy as np, stridekit as sk
+        >>> network = sk.networks.load("textcnn")
+        >>> x = np.random.default_rng(0).standard_normal((4, 300, 20), np.float32)
+        >>> losses = [network.train_step(x, np.array([0, 1, 0, 1]), "adam") for _ in range(5)]
+        >>> losses[-1] < losses[0]
+        True
+        """
+        from stridekit.networks.execution import train_step
+        from stridekit.networks.execution.optimizers import optimizer_called
+
+        if isinstance(optimizer, str):
+            if optimizer not in self._optimizers:
+                self._optimizers[optimizer] = optimizer_called(optimizer)
+            optimizer = self._optimizers[optimizer]
+        return train_step(self, x, target, optimizer, backend)
+
     def __repr__(self) -> str:
         sizes = ", ".join(str(self.features[layer.name].shape) for layer in self.inputs)
         return f"Network({self.name!r}, {len(self.layers)} layers, input {sizes})"
-
-
-def _bfloat16() -> np.dtype[Any]:
-    from stridekit.arrays import numpy_dtype
-
-    return numpy_dtype("bfloat16")
 
 
 def _input_shape(asked: int | Sequence[int], size: Shape) -> Shape:

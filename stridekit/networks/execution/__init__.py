@@ -1,0 +1,108 @@
+"""Running networks on the engine: where, with which program, in how much memory."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from stridekit.arguments import as_int
+from stridekit.arrays import Array, dtype_name, library_of, one_library, plain
+from stridekit.backends import Device, load_backend, memory_of, profile_called
+from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
+from stridekit.networks.execution.kernels import Context
+from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
+from stridekit.networks.execution.program import NetworkVram, Program
+from stridekit.networks.network import InputSize, Network
+from stridekit.planning import choose_backend
+
+__all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]
+
+_KEPT = 8
+"""Programs that a network remembers."""
+
+
+def predict_vram(
+    network: Network,
+    *,
+    input_size: InputSize,
+    batch: int,
+    dtype: Any,
+    training: bool,
+    optimizer: Optimizer | str,
+    device: Device | str | None,
+    backend: str,
+) -> NetworkVram:
+    """Predict the memory of a run or a training step; `Network.vram` says how."""
+    batch = as_int("batch", batch)
+    if batch < 0:
+        raise ShapeError(f"batch is {batch}; wanted at least 0")
+    if isinstance(device, str):
+        name, known = profile_called(device)
+        if backend not in ("auto", name):
+            raise BackendUnavailableError(f"device is {device!r}, of backend {name!r}, and backend is {backend!r}")
+        context = Context(name, known, "cupy", dtype_name("dtype", dtype), training)
+    else:
+        name, _ = choose_backend(backend, "numpy")
+        context = _context(name, load_backend(name).device() if device is None else device, dtype, training)
+    slots = optimizer_called(optimizer).slots if training else 0
+    return _program(network.resized(input_size), batch, context).vram(slots)
+
+
+def run(network: Network, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
+    """Run a network; `Network.run` says how."""
+    given, program = _ready(network, x, backend, training=False)
+    found = program.run(given)
+    return next(iter(found.values())) if len(found) == 1 else found
+
+
+def train_step(
+    network: Network, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
+) -> float:
+    """Do one step of training; `Network.train_step` says how."""
+    given, program = _ready(network, x, backend, training=True)
+    library_of("target", target)
+    return program.train(given, plain(target), optimizer)
+
+
+def _ready(
+    network: Network, x: Array | Mapping[str, Array], backend: str, *, training: bool
+) -> tuple[dict[str, Array], Program]:
+    """Check what is given, choose where to run, and return it by layer, with the program."""
+    layers = network.inputs
+    named: dict[str, Array] = dict(x) if isinstance(x, Mapping) else {layers[0].name: x}
+    if set(named) != {layer.name for layer in layers}:
+        wanted = ", ".join(layer.name for layer in layers)
+        raise ShapeError(f"{network.name} has the inputs {wanted}; give them as a dictionary, {', '.join(named)} came")
+    library, first = one_library(named), named[layers[0].name]
+    dtype = dtype_name(layers[0].name, first)
+    shape = tuple(first.shape)
+    if len(shape) != len(network.features[layers[0].name].shape) + 1:
+        raise ShapeError(f"x is {shape}; wanted (N, {', '.join(map(str, network.features[layers[0].name].shape))})")
+    sized = network.resized(shape[1:])
+    for layer in layers:
+        feature = sized.features[layer.name]
+        expected = (shape[0] * feature.samples, *feature.shape)
+        if dtype_name(layer.name, named[layer.name]) != dtype:
+            raise DtypeError(f"{layer.name} is {named[layer.name].dtype}, {layers[0].name} {dtype}; cast one of them")
+        if tuple(named[layer.name].shape) != expected:
+            raise ShapeError(f"{layer.name} is {tuple(named[layer.name].shape)}; wanted {expected}")
+    if not network.has_parameters:
+        network.initialize(dtype=dtype)
+    name, _ = choose_backend(backend, library)
+    context = _context(name, load_backend(name).device(first), dtype, training)
+    return {key: plain(array) for key, array in named.items()}, _program(sized, shape[0], context)
+
+
+def _context(name: str, device: Any, dtype: Any, training: bool) -> Context:
+    return Context(name, device, memory_of(name, device).library, dtype_name("dtype", dtype), training)
+
+
+def _program(network: Network, batch: int, context: Context) -> Program:
+    """Return the program, remembered by what it depends on."""
+    kept: dict[Any, Program] = network.programs
+    key = (tuple(network.features[layer.name] for layer in network.inputs), batch, context)
+    if key not in kept:
+        while len(kept) >= _KEPT:
+            kept.pop(next(iter(kept)))
+        kept[key] = Program(network, batch, context)
+    return kept[key]

@@ -1,0 +1,242 @@
+"""Layers with weights, on the engine: each is a plan forward, and two more for the gradients."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, ClassVar
+
+import numpy as np
+
+from stridekit.arrays import Array, channels_first_view
+from stridekit.blurring import binomial_weight
+from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
+from stridekit.networks.operations import Shape
+from stridekit.plan import Plan
+from stridekit.planning import choose_plan
+from stridekit.problem import ConvProblem, conv_problem, transposed_problem
+
+
+class Weighted(Kernel):
+    """What convolutions of all kinds share: plans, and the bias' gradient."""
+
+    saves_inputs: ClassVar[bool] = True
+
+    def problem(self, direction: str) -> ConvProblem:
+        """State what a direction computes."""
+        raise NotImplementedError
+
+    @cached_property
+    def plan(self) -> Plan:
+        """How the output is computed."""
+        return self._plan("forward")
+
+    @cached_property
+    def input_plan(self) -> Plan:
+        """How the input's gradient is computed."""
+        return self._plan("input_grad")
+
+    @cached_property
+    def weight_plan(self) -> Plan:
+        """How the weight's gradient is computed."""
+        return self._plan("weight_grad")
+
+    @property
+    def forward_workspace(self) -> int:
+        """The plan's."""
+        return self.plan.workspace_bytes()
+
+    @property
+    def backward_workspace(self) -> int:
+        """The largest of both plans', and of the sums for the bias."""
+        needed = [self.weight_plan.workspace_bytes()]
+        if self.wanted[0]:
+            needed.append(self.input_plan.workspace_bytes())
+        if self.operation.bias:
+            needed.append(carved_bytes(((self.channels,), FLOAT64)) + self.sums_bytes)
+        return max(needed)
+
+    def forward(self, pass_: Forward) -> None:
+        """Convolve."""
+        bias = pass_.parameters["bias"] if self.operation.bias else None
+        self.convolve(pass_.inputs[0], pass_.parameters["weight"], bias, pass_.output, pass_.workspace)
+
+    def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
+        """Run the forward plan."""
+        self.plan.execute(_first(x), weight, bias, out=_first(out), workspace=workspace)
+
+    def backward(self, pass_: Backward) -> None:
+        """Compute the gradients of weight, bias and input."""
+        x, weight, gradient = pass_.inputs[0], pass_.parameters["weight"], pass_.grad_output
+        if "weight" in pass_.grad_parameters:
+            self.weight_gradient(x, gradient, pass_.grad_parameters["weight"], pass_.workspace)
+        if "bias" in pass_.grad_parameters:
+            total, rest = carve(pass_.workspace, ((self.channels,), FLOAT64))
+            total[...] = 0
+            for (rows,) in self.blocks(rest, 0, gradient):
+                self.add_sums(rows, total, rest)
+            pass_.grad_parameters["bias"][...] = total
+        if pass_.grad_inputs[0] is not None:
+            self.input_gradient(weight, gradient, pass_.grad_inputs[0], pass_.workspace)
+
+    def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Run the plan for the weight."""
+        self.weight_plan.execute(_first(x), _first(gradient), out=out, workspace=workspace)
+
+    def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Run the plan for the input."""
+        self.input_plan.execute(weight, _first(gradient), out=_first(out), workspace=workspace)
+
+    def _plan(self, direction: str) -> Plan:
+        context = self.context
+        return choose_plan(self.problem(direction), None, context.backend, "as the network", context.device)
+
+
+class ConvKernel(Weighted):
+    """A convolution."""
+
+    def problem(self, direction: str) -> ConvProblem:
+        """State the convolution or one of its gradients."""
+        operation = self.operation
+        return conv_problem(
+            self.inputs[0],
+            operation.parameter_shapes()["weight"],
+            dtype=self.context.dtype,
+            memory_order="channels_last",
+            stride=operation.stride,
+            padding=operation.padding,
+            dilation=operation.dilation,
+            groups=operation.groups,
+            padding_mode=operation.padding_mode,
+            bias=operation.bias and direction == "forward",
+            direction=direction,
+        )
+
+
+class LinearKernel(Weighted):
+    """A matrix product: a convolution of one tap along the samples, which lie beside each other like pixels."""
+
+    def problem(self, direction: str) -> ConvProblem:
+        """State the product or one of its gradients; no samples are one that nothing is computed for."""
+        samples, features = self.inputs[0]
+        return conv_problem(
+            (min(samples, 1), features, max(samples, 1)),
+            (self.channels, features, 1),
+            dtype=self.context.dtype,
+            memory_order="channels_last",
+            bias=self.operation.bias and direction == "forward",
+            direction=direction,
+        )
+
+    def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
+        """Run the forward plan."""
+        self.plan.execute(_as_pixels(x), weight[..., None], bias, out=_as_pixels(out), workspace=workspace)
+
+    def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Run the plan for the weight."""
+        self.weight_plan.execute(_as_pixels(x), _as_pixels(gradient), out=out[..., None], workspace=workspace)
+
+    def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Run the plan for the input."""
+        self.input_plan.execute(weight[..., None], _as_pixels(gradient), out=_as_pixels(out), workspace=workspace)
+
+
+class ConvTransposeKernel(Weighted):
+    """A transposed convolution: the input's gradient of a convolution, whose own gradients are that convolution's."""
+
+    @cached_property
+    def _spread(self) -> ConvProblem:
+        operation = self.operation
+        return transposed_problem(
+            self.inputs[0],
+            operation.parameter_shapes()["weight"],
+            operation.spread([shape[1:] for shape in self.inputs]),
+            dtype=self.context.dtype,
+            memory_order="channels_last",
+            groups=operation.groups,
+            bias=operation.bias,
+        )
+
+    def problem(self, direction: str) -> ConvProblem:
+        """State it: forward is the input's gradient, and the other way round."""
+        spread = self._spread
+        if direction == "forward":
+            return spread
+        return replace(spread, bias=False, direction="forward" if direction == "input_grad" else "weight_grad")
+
+    def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
+        """Spread the input."""
+        self.plan.execute(weight, _first(x), bias, out=_first(out), workspace=workspace)
+
+    def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Run the plan for the weight: the output's gradient is what the convolution reads."""
+        self.weight_plan.execute(_first(gradient), _first(x), out=out, workspace=workspace)
+
+    def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
+        """Convolve the output's gradient."""
+        self.input_plan.execute(_first(gradient), weight, out=_first(out), workspace=workspace)
+
+
+class BlurPoolKernel(Weighted):
+    """A blur-pooling: a depthwise convolution whose weights are fixed, and lie in the workspace."""
+
+    saves_inputs: ClassVar[bool] = False
+
+    def problem(self, direction: str) -> ConvProblem:
+        """State the convolution or its input's gradient."""
+        geometry = self.operation.geometry([self.inputs[0][1:]])
+        return conv_problem(
+            self.inputs[0],
+            self._weight_shape,
+            dtype=self.context.dtype,
+            memory_order="channels_last",
+            stride=geometry.stride,
+            padding=geometry.padding,
+            groups=self.channels,
+            padding_mode=self.operation.padding_mode,
+            direction=direction,
+        )
+
+    @property
+    def _weight_shape(self) -> Shape:
+        return (self.channels, 1, *((self.operation.filter_size,) * (len(self.output) - 2)))
+
+    @property
+    def _region(self) -> tuple[Shape, np.dtype[Any]]:
+        return self._weight_shape, self.context.element
+
+    @property
+    def forward_workspace(self) -> int:
+        """The plan's and the weights'."""
+        return carved_bytes(self._region) + self.plan.workspace_bytes()
+
+    @property
+    def backward_workspace(self) -> int:
+        """The plan's and the weights'."""
+        return carved_bytes(self._region) + self.input_plan.workspace_bytes()
+
+    def forward(self, pass_: Forward) -> None:
+        """Blur and take."""
+        weight, rest = self._weight(pass_.workspace)
+        self.convolve(pass_.inputs[0], weight, None, pass_.output, rest)
+
+    def backward(self, pass_: Backward) -> None:
+        """Spread the gradient by the blur."""
+        if pass_.grad_inputs[0] is not None:
+            weight, rest = self._weight(pass_.workspace)
+            self.input_gradient(weight, pass_.grad_output, pass_.grad_inputs[0], rest)
+
+    def _weight(self, workspace: Array) -> tuple[Array, ...]:
+        weight, rest = carve(workspace, self._region)
+        weight[...] = self.xp.asarray(binomial_weight(self.operation.filter_size, len(self.output) - 2))
+        return weight, rest
+
+
+def _first(array: Array) -> Array:
+    return channels_first_view(array, True)
+
+
+def _as_pixels(array: Array) -> Array:
+    """View ``(N, F)`` as one sample of F channels and N pixels."""
+    samples, features = array.shape
+    return _first(array.reshape(min(samples, 1), max(samples, 1), features))

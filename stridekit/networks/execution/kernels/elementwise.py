@@ -1,0 +1,301 @@
+"""Activations, sums and factors, block by block in the accumulator's type."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, ClassVar, NamedTuple
+
+from stridekit.arrays import Array, channels_first_view
+from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
+from stridekit.plan import Plan
+from stridekit.planning import choose_plan
+from stridekit.problem import conv_problem
+
+_INVERSE_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
+
+
+class _Function(NamedTuple):
+    """A function and its derivative, each in place on a block ``v``, with one more block ``t`` to work in.
+
+    The derivative is of the values that it keeps: the function's results, or what came in.
+    """
+
+    value: Callable[[Any, Array, Array, float], None]
+    derivative: Callable[[Any, Array, Array, float], None]
+    of_output: bool
+
+
+def _relu(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.maximum(v, 0, out=v)
+
+
+def _relu6(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.maximum(v, 0, out=v)
+    xp.minimum(v, 6, out=v)
+
+
+def _leaky_relu(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.minimum(v, 0, out=t)
+    xp.maximum(v, 0, out=v)
+    xp.multiply(t, slope, out=t)
+    xp.add(v, t, out=v)
+
+
+def _sigmoid(xp: Any, v: Array, t: Array, slope: float) -> None:
+    # By tanh, which does not overflow.
+    xp.multiply(v, 0.5, out=v)
+    xp.tanh(v, out=v)
+    xp.multiply(v, 0.5, out=v)
+    xp.add(v, 0.5, out=v)
+
+
+def _silu(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.copyto(t, v)
+    _sigmoid(xp, t, t, slope)
+    xp.multiply(v, t, out=v)
+
+
+def _tanh(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.tanh(v, out=v)
+
+
+def _where_positive(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.greater(v, 0, out=v, casting="unsafe")
+
+
+def _where_between(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.less(v, 6, out=t, casting="unsafe")
+    xp.greater(v, 0, out=v, casting="unsafe")
+    xp.multiply(v, t, out=v)
+
+
+def _one_or_slope(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.greater(v, 0, out=v, casting="unsafe")
+    xp.multiply(v, 1 - slope, out=v)
+    xp.add(v, slope, out=v)
+
+
+def _sigmoid_derivative(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.subtract(1, v, out=t)
+    xp.multiply(v, t, out=v)
+
+
+def _tanh_derivative(xp: Any, v: Array, t: Array, slope: float) -> None:
+    xp.multiply(v, v, out=v)
+    xp.subtract(1, v, out=v)
+
+
+def _silu_derivative(xp: Any, v: Array, t: Array, slope: float) -> None:
+    # s (1 + x (1 - s)), with s the sigmoid of x.
+    xp.copyto(t, v)
+    _sigmoid(xp, t, t, slope)
+    xp.multiply(v, t, out=v)
+    xp.subtract(1, t, out=t)
+    xp.multiply(v, t, out=v)
+    xp.subtract(1, t, out=t)
+    xp.add(v, t, out=v)
+
+
+_FUNCTIONS = {
+    "relu": _Function(_relu, _where_positive, True),
+    "relu6": _Function(_relu6, _where_between, True),
+    "leaky_relu": _Function(_leaky_relu, _one_or_slope, False),
+    "sigmoid": _Function(_sigmoid, _sigmoid_derivative, True),
+    "tanh": _Function(_tanh, _tanh_derivative, True),
+    "silu": _Function(_silu, _silu_derivative, False),
+}
+
+
+class ActivationKernel(Kernel):
+    """A function of each element."""
+
+    @property
+    def saves_inputs(self) -> bool:  # type: ignore[override]
+        """Whether the derivative is one of what came in."""
+        return not self._function.of_output
+
+    @property
+    def saves_output(self) -> bool:  # type: ignore[override]
+        """Whether the derivative is one of the results."""
+        return self._function.of_output
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """The input's memory."""
+        return (0,)
+
+    @property
+    def grad_in_place(self) -> tuple[int, ...]:
+        """The gradient's memory."""
+        return (0,)
+
+    @property
+    def forward_workspace(self) -> int:
+        """Two blocks."""
+        return self.block_bytes(2)
+
+    @property
+    def backward_workspace(self) -> int:
+        """Two blocks."""
+        return self.block_bytes(2)
+
+    @property
+    def _function(self) -> _Function:
+        return _FUNCTIONS[self.operation.function]
+
+    def forward(self, pass_: Forward) -> None:
+        """Apply the function."""
+        for x, y, v, t in self.blocks(pass_.workspace, 2, pass_.inputs[0], pass_.output):
+            v[...] = x
+            self._function.value(self.xp, v, t, self.operation.slope)
+            y[...] = v
+
+    def backward(self, pass_: Backward) -> None:
+        """Multiply by the derivative."""
+        if pass_.grad_inputs[0] is None:
+            return
+        kept = pass_.output if self._function.of_output else pass_.inputs[0]
+        for k, g, gx, v, t in self.blocks(pass_.workspace, 2, kept, pass_.grad_output, pass_.grad_inputs[0]):
+            v[...] = k
+            self._function.derivative(self.xp, v, t, self.operation.slope)
+            self.xp.multiply(g, v, out=v)
+            gx[...] = v
+
+
+class GeluKernel(Kernel):
+    """The exact GELU, by the engine: a convolution of one tap of weight 1 for each channel ends with it."""
+
+    saves_inputs: ClassVar[bool] = True
+    saves_output: ClassVar[bool] = True
+
+    @property
+    def grad_in_place(self) -> tuple[int, ...]:
+        """The gradient's memory."""
+        return (0,)
+
+    @cached_property
+    def _plan(self) -> Plan:
+        rows = self.rows
+        problem = conv_problem(
+            (min(rows, 1), self.channels, max(rows, 1)),
+            (self.channels, 1, 1),
+            dtype=self.context.dtype,
+            memory_order="channels_last",
+            groups=self.channels,
+            activation="gelu",
+        )
+        return choose_plan(problem, None, self.context.backend, "as the network", self.context.device)
+
+    @property
+    def _region(self) -> Any:
+        return (self.channels, 1, 1), self.context.element
+
+    @property
+    def forward_workspace(self) -> int:
+        """The ones, and the plan's."""
+        return carved_bytes(self._region) + self._plan.workspace_bytes()
+
+    @property
+    def backward_workspace(self) -> int:
+        """Two blocks."""
+        return self.block_bytes(2)
+
+    def forward(self, pass_: Forward) -> None:
+        """Apply the function."""
+        ones, rest = carve(pass_.workspace, self._region)
+        ones[...] = 1
+        x, y = (
+            channels_first_view(array.reshape(min(self.rows, 1), max(self.rows, 1), self.channels), True)
+            for array in (pass_.inputs[0], pass_.output)
+        )
+        self._plan.execute(x, ones, out=y, workspace=rest)
+
+    def backward(self, pass_: Backward) -> None:
+        """Multiply by the derivative, ``Phi(x) + x phi(x)``; Phi is the result over x, and a half at 0."""
+        xp = self.xp
+        if pass_.grad_inputs[0] is None:
+            return
+        arrays = (pass_.inputs[0], pass_.output, pass_.grad_output, pass_.grad_inputs[0])
+        for x, y, g, gx, v, t in self.blocks(pass_.workspace, 2, *arrays):
+            v[...] = x
+            # At 0, where both are 0, a 1 and a half are added: the quotient is a half, without a branch.
+            xp.equal(v, 0, out=t, casting="unsafe")
+            xp.add(v, t, out=v)
+            xp.multiply(t, 0.5, out=t)
+            xp.add(t, y, out=t)
+            xp.divide(t, v, out=v)
+            t[...] = x
+            xp.multiply(t, t, out=t)
+            xp.multiply(t, -0.5, out=t)
+            xp.exp(t, out=t)
+            xp.multiply(t, x, out=t)
+            xp.multiply(t, _INVERSE_SQRT_TAU, out=t)
+            xp.add(v, t, out=v)
+            xp.multiply(v, g, out=v)
+            gx[...] = v
+
+
+class AddKernel(Kernel):
+    """A sum of inputs: each gets the whole gradient."""
+
+    passes_gradient: ClassVar[bool] = True
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """Any input's memory."""
+        return tuple(range(len(self.inputs)))
+
+    @property
+    def forward_workspace(self) -> int:
+        """One block."""
+        return self.block_bytes(1)
+
+    def forward(self, pass_: Forward) -> None:
+        """Add."""
+        for *terms, y, v in self.blocks(pass_.workspace, 1, *pass_.inputs, pass_.output):
+            self.xp.add(terms[0], terms[1], out=v)
+            for term in terms[2:]:
+                self.xp.add(v, term, out=v)
+            y[...] = v
+
+
+class ScaleKernel(Kernel):
+    """A factor for each channel."""
+
+    saves_inputs: ClassVar[bool] = True
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """The input's memory."""
+        return (0,)
+
+    @property
+    def grad_in_place(self) -> tuple[int, ...]:
+        """The gradient's memory."""
+        return (0,)
+
+    @property
+    def backward_workspace(self) -> int:
+        """One block, and the sums."""
+        return carved_bytes(((self.channels,), FLOAT64)) + self.block_bytes(1) + self.sums_bytes
+
+    def forward(self, pass_: Forward) -> None:
+        """Multiply."""
+        for x, y in self.blocks(pass_.workspace, 0, pass_.inputs[0], pass_.output):
+            self.xp.multiply(x, pass_.parameters["weight"], out=y)
+
+    def backward(self, pass_: Backward) -> None:
+        """Sum for the factors, multiply for the input."""
+        total, rest = carve(pass_.workspace, ((self.channels,), FLOAT64))
+        sums = rest[self.block_bytes(1) :]
+        if "weight" in pass_.grad_parameters:
+            total[...] = 0
+            for x, g, v in self.blocks(rest, 1, pass_.inputs[0], pass_.grad_output):
+                self.xp.multiply(x, g, out=v, dtype=v.dtype, casting="unsafe")
+                self.add_sums(v, total, sums)
+            pass_.grad_parameters["weight"][...] = total
+        if pass_.grad_inputs[0] is not None:
+            for g, gx in self.blocks(rest, 0, pass_.grad_output, pass_.grad_inputs[0]):
+                self.xp.multiply(g, pass_.parameters["weight"], out=gx)

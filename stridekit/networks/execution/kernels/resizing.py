@@ -1,0 +1,114 @@
+"""Resizing: one axis after the other, each pixel a copy or the weighted mean of two; backward the transpose of it."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
+
+from stridekit.arrays import Array
+from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.operations import Shape
+from stridekit.networks.operations.shaping import resizing_map
+from stridekit.workspace import align
+
+
+class UpsampleKernel(Kernel):
+    """Resizing to the output's size."""
+
+    @cached_property
+    def _sizes(self) -> tuple[Shape, ...]:
+        """Shapes ``(N, *spatial, C)`` from the input to the output, one axis after the other."""
+        n, c, *spatial = self.inputs[0]
+        shapes = [(n, *spatial, c)]
+        for axis, wanted in enumerate(self.output[2:]):
+            spatial[axis] = wanted
+            shapes.append((n, *spatial, c))
+        return tuple(shapes)
+
+    def _taps(self, axis: int) -> list[tuple[int, int, float]]:
+        """Return for each output pixel of an axis the two that it lies between, and the second one's share."""
+        size, wanted = self.inputs[0][2 + axis], self.output[2 + axis]
+        step, offset = resizing_map(size, wanted, self.operation.mode, self.operation.align_corners)
+        taps = []
+        for pixel in range(wanted):
+            position = min(max(offset + pixel * step, Fraction(0)), Fraction(size - 1))
+            low = math.floor(position)
+            share = 0.0 if self.operation.mode == "nearest" else float(position - low)
+            taps.append((low, min(low + 1, size - 1), share))
+        return taps
+
+    @property
+    def _slice_bytes(self) -> int:
+        """Of one slice across an axis, the largest there is."""
+        largest = max(
+            math.prod(shape) // shape[1 + axis] for axis in range(len(self._sizes) - 1) for shape in self._sizes
+        )
+        return align(largest * self.context.accumulator.itemsize)
+
+    @property
+    def _between_bytes(self) -> tuple[int, ...]:
+        """Of what lies between the axes."""
+        return tuple(align(math.prod(shape) * self.context.accumulator.itemsize) for shape in self._sizes[1:-1])
+
+    @property
+    def forward_workspace(self) -> int:
+        """One slice, and what lies between the axes."""
+        return self._slice_bytes + sum(self._between_bytes)
+
+    @property
+    def backward_workspace(self) -> int:
+        """One slice, and what lies between the axes."""
+        return self.forward_workspace if self.wanted[0] else 0
+
+    def forward(self, pass_: Forward) -> None:
+        """Resize axis after axis."""
+        stages = self._stages(pass_.inputs[0], pass_.output, pass_.workspace)
+        for axis, (source, target) in enumerate(pairwise(stages)):
+            for pixel, (low, high, share) in enumerate(self._taps(axis)):
+                here = _across(target, axis, pixel)
+                if not share:
+                    here[...] = _across(source, axis, low)
+                    continue
+                work = self._slice(pass_.workspace, here.shape)
+                self.xp.subtract(_across(source, axis, high), _across(source, axis, low), out=work, dtype=work.dtype)
+                self.xp.multiply(work, share, out=work)
+                self.xp.add(work, _across(source, axis, low), out=work)
+                here[...] = work
+
+    def backward(self, pass_: Backward) -> None:
+        """Send each gradient to the pixels it was taken from."""
+        if pass_.grad_inputs[0] is None:
+            return
+        stages = self._stages(pass_.grad_inputs[0], pass_.grad_output, pass_.workspace)
+        for axis in reversed(range(len(stages) - 1)):
+            target, source = stages[axis], stages[axis + 1]
+            target[...] = 0
+            for pixel, (low, high, share) in enumerate(self._taps(axis)):
+                here = _across(source, axis, pixel)
+                work = self._slice(pass_.workspace, here.shape)
+                for place, part in ((low, 1 - share), (high, share)):
+                    if part:
+                        self.xp.multiply(here, part, out=work, dtype=work.dtype)
+                        there = _across(target, axis, place)
+                        self.xp.add(there, work, out=work)
+                        there[...] = work
+
+    def _stages(self, first: Array, last: Array, workspace: Array) -> list[Array]:
+        """Return the arrays from the input to the output; those between lie in the workspace."""
+        stages, offset = [first], self._slice_bytes
+        for shape, nbytes in zip(self._sizes[1:-1], self._between_bytes, strict=True):
+            exact = math.prod(shape) * self.context.accumulator.itemsize
+            stages.append(workspace[offset : offset + exact].view(self.context.accumulator).reshape(shape))
+            offset += nbytes
+        return [*stages, last]
+
+    def _slice(self, workspace: Array, shape: Shape) -> Array:
+        exact = math.prod(shape) * self.context.accumulator.itemsize
+        return workspace[:exact].view(self.context.accumulator).reshape(shape)
+
+
+def _across(array: Array, axis: int, pixel: int) -> Array:
+    """Return the slice across a spatial axis."""
+    return array[(slice(None),) * (1 + axis) + (pixel,)]

@@ -1,0 +1,154 @@
+"""Optimizers: how a step moves the parameters, and what they keep from one step to the next."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from stridekit import vram
+from stridekit.arrays import Array
+from stridekit.errors import ShapeError
+from stridekit.memory import Memory
+from stridekit.networks.execution.kernels import Context
+
+
+@dataclass
+class Optimizer:
+    """An optimizer and its state: one or two arrays for each parameter, allocated at its first step.
+
+    Attributes
+    ----------
+    learning_rate : float
+    weight_decay : float
+        Times the parameter, added to its gradient.
+    steps : int
+        Done so far.
+    state : dict of list of array
+        By the parameter's name.
+    """
+
+    slots: ClassVar[int] = 0
+    """Arrays of the parameter's size that are kept for it."""
+
+    learning_rate: float = 0.01
+    weight_decay: float = 0.0
+    steps: int = field(default=0, init=False)
+    state: dict[str, list[Array]] = field(default_factory=dict, init=False, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Short name, as `optimizer_called` takes it."""
+        return type(self).__name__.lower()
+
+    def prepare(self, name: str, parameter: Array, memory: Memory) -> None:
+        """Allocate the state of a parameter that has none."""
+        if name not in self.state:
+            kept = [vram.allocate(parameter.shape, parameter.dtype, memory) for _ in range(self.slots)]
+            for array in kept:
+                array[...] = 0
+            self.state[name] = kept
+
+    def update(self, context: Context, name: str, parameter: Array, gradient: Array, workspace: Array) -> None:
+        """Move a parameter, block by block, in the accumulator's type."""
+        xp, block = context.xp, min(context.block, parameter.size)
+        work = workspace.view(context.accumulator)
+        flat = [array.reshape(-1) for array in (parameter, gradient, *self.state.get(name, ()))]
+        for start in range(0, parameter.size, block):
+            p, g, *kept = (array[start : start + block] for array in flat)
+            first, second = work[: p.size], work[block : block + p.size]
+            first[...] = g
+            if self.weight_decay:
+                xp.multiply(p, self.weight_decay, out=second)
+                xp.add(first, second, out=first)
+            self.move(xp, p, first, second, kept)
+
+    def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
+        """Move the parameters `p` by their gradients `g`, which may be overwritten."""
+        raise NotImplementedError
+
+
+@dataclass
+class SGD(Optimizer):
+    """Plain descent: ``p -= learning_rate * g``."""
+
+    def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
+        """Move."""
+        xp.multiply(g, self.learning_rate, out=g)
+        xp.subtract(p, g, out=g)
+        p[...] = g
+
+
+@dataclass
+class Momentum(Optimizer):
+    """Descent with momentum, as PyTorch's SGD: ``v = momentum * v + g``, ``p -= learning_rate * v``."""
+
+    slots: ClassVar[int] = 1
+
+    momentum: float = 0.9
+
+    def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
+        """Move."""
+        (velocity,) = kept
+        xp.multiply(velocity, self.momentum, out=work)
+        xp.add(work, g, out=work)
+        velocity[...] = work
+        xp.multiply(work, self.learning_rate, out=work)
+        xp.subtract(p, work, out=work)
+        p[...] = work
+
+
+@dataclass
+class Adam(Optimizer):
+    """Adam; source: D. P. Kingma and J. Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, algorithm 1."""
+
+    slots: ClassVar[int] = 2
+
+    learning_rate: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    epsilon: float = 1e-8
+
+    def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
+        """Move."""
+        mean, square = kept
+        first, second = self.betas
+        # mean += (1 - b1) (g - mean); square = b2 square + (1 - b2) g g.
+        xp.subtract(g, mean, out=work)
+        xp.multiply(work, 1 - first, out=work)
+        xp.add(work, mean, out=work)
+        mean[...] = work
+        xp.multiply(g, g, out=g)
+        xp.multiply(g, 1 - second, out=g)
+        xp.multiply(square, second, out=work)
+        xp.add(work, g, out=work)
+        square[...] = work
+        xp.sqrt(work, out=work)
+        xp.divide(work, math.sqrt(1 - second ** (self.steps + 1)), out=work)
+        xp.add(work, self.epsilon, out=work)
+        xp.divide(mean, work, out=work)
+        xp.multiply(work, self.learning_rate / (1 - first ** (self.steps + 1)), out=work)
+        xp.subtract(p, work, out=work)
+        p[...] = work
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "momentum": Momentum, "adam": Adam}
+
+
+def optimizer_called(optimizer: Optimizer | str) -> Optimizer:
+    """Return an optimizer, given as one or by its name.
+
+    Raises
+    ------
+    ShapeError
+        Naming those there are.
+    """
+    if isinstance(optimizer, Optimizer):
+        return optimizer
+    if optimizer not in OPTIMIZERS:
+        raise ShapeError(f"optimizer is {optimizer!r}; wanted one of {', '.join(OPTIMIZERS)}, or an Optimizer")
+    return OPTIMIZERS[optimizer]()
+
+
+def update_workspace(context: Context, elements: int) -> int:
+    """Return the bytes that moving a parameter of so many elements takes: two blocks in the accumulator's type."""
+    return 2 * min(context.block, elements) * context.accumulator.itemsize

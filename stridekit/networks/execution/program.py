@@ -1,0 +1,235 @@
+"""The program: a network at one size and batch, planned whole, and run in one block of memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from stridekit import vram
+from stridekit.arrays import Array, channels_first_view, layout_view
+from stridekit.backends import memory_of
+from stridekit.errors import DtypeError, ShapeError, VramBudgetError
+from stridekit.memory import Memory, uploaded
+from stridekit.networks.execution.arena import Arena, plan_arena
+from stridekit.networks.execution.kernels import Context
+from stridekit.networks.execution.optimizers import Optimizer
+from stridekit.networks.execution.scheduling import LOSS, TARGET, Schedule, schedule
+from stridekit.networks.network import Network
+from stridekit.workspace import ALIGNMENT, align
+
+_UINT8: np.dtype[Any] = np.dtype(np.uint8)
+
+
+@dataclass(frozen=True)
+class NetworkVram:
+    """Bytes that a run or a training step of a network needs.
+
+    Attributes
+    ----------
+    parameters : int
+        Parameters and buffers, which the network has.
+    input : int
+        What is given.
+    output : int
+        What is returned; in training only the loss is.
+    optimizer : int
+        What the optimizer keeps from step to step.
+    arena : int
+        The one block in which all else lies.
+    allocated : int
+        What stridekit allocates: output, optimizer and arena.
+    peak : int
+        All of it at once: `allocated`, parameters and input.
+    at : str
+        The step with the most in the arena, of which the next five are.
+    activations, gradients, parameter_gradients, saved, workspace : int
+        What is alive there: layers' results and their gradients, the parameters' gradients, statistics, workspace.
+    """
+
+    parameters: int
+    input: int
+    output: int
+    optimizer: int
+    arena: int
+    allocated: int
+    peak: int
+    at: str
+    activations: int
+    gradients: int
+    parameter_gradients: int
+    saved: int
+    workspace: int
+
+
+class Program:
+    """A network at one size and batch, on one device."""
+
+    def __init__(self, network: Network, batch: int, context: Context):
+        self.network, self.batch, self.context = network, batch, context
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The steps, and the values that they touch."""
+        return schedule(self.network, self.batch, self.context)
+
+    @cached_property
+    def arena(self) -> Arena:
+        """Where everything lies."""
+        values = [value for value in self.schedule.values.values() if value.role != "output"]
+        unit = max(ALIGNMENT, self.context.device.granularity)
+        return plan_arena(self.schedule.steps if self.batch else (), values, unit, kept=(LOSS,))
+
+    def vram(self, slots: int) -> NetworkVram:
+        """Predict the memory, for an optimizer that keeps `slots` arrays for each parameter."""
+        unit, element = self.context.device.granularity, self.context.element.itemsize
+        found, arena = self.schedule, self.arena
+
+        def rounded(*shapes: tuple[int, ...]) -> int:
+            return sum(align(math.prod(shape) * element, unit) for shape in shapes)
+
+        trained = self.network.parameter_shapes
+        output = rounded(*(found.values[name].shape for name in found.outputs))
+        optimizer = slots * rounded(*(trained[step.updates] for step in found.steps if step.updates))
+        allocated = align(arena.nbytes, unit) + output + optimizer
+        parameters = rounded(*trained.values(), *self.network.buffer_shapes.values())
+        given = rounded(*(found.values[layer.name].shape for layer in self.network.inputs))
+        at = max(range(len(arena.live)), key=arena.live.__getitem__, default=0)
+        return NetworkVram(
+            parameters=parameters,
+            input=given,
+            output=output,
+            optimizer=optimizer,
+            arena=align(arena.nbytes, unit),
+            allocated=allocated,
+            peak=allocated + parameters + given,
+            at=found.steps[at].name,
+            **self._alive(at),
+        )
+
+    def _alive(self, at: int) -> dict[str, int]:
+        """Return what lies in the arena at a step, by role."""
+        roles = {"activation": 0, "gradient": 0, "parameter gradient": 0, "saved": 0}
+        firsts: dict[str, int] = {}
+        lasts: dict[str, int] = {}
+        for number, step in enumerate(self.schedule.steps):
+            for name in (*step.reads, *step.writes):
+                firsts.setdefault(name, number)
+                lasts[name] = number
+        counted = set()
+        for name, value in self.schedule.values.items():
+            root = self.arena.shares.get(name)
+            if root is not None and firsts.get(name, at + 1) <= at <= lasts[name] and root not in counted:
+                counted.add(root)
+                roles[value.role] += value.nbytes
+        return {
+            "activations": roles["activation"],
+            "gradients": roles["gradient"],
+            "parameter_gradients": roles["parameter gradient"],
+            "saved": roles["saved"],
+            "workspace": self.schedule.steps[at].workspace,
+        }
+
+    # Running.
+
+    def run(self, given: Mapping[str, Array]) -> dict[str, Array]:
+        """Run on inputs ``(N, C, *spatial)`` by layer; return the outputs by layer, channels first."""
+        memory = self._memory
+        with memory.entered():
+            views = self._views(memory)
+            self._execute(memory, views, given, None)
+            on_host = memory.library != "numpy" and all(isinstance(array, np.ndarray) for array in given.values())
+            found = {}
+            for name in self.schedule.outputs:
+                array = memory.download(views[name]) if on_host else views[name]
+                found[name] = channels_first_view(array, True)
+            return found
+
+    def train(self, given: Mapping[str, Array], target: Array, optimizer: Optimizer) -> float:
+        """Do one step of training; return the loss before it."""
+        if not self.batch:
+            raise ShapeError("a training step needs at least one sample")
+        memory = self._memory
+        with memory.entered():
+            classes = self._classes(target)
+            names = [step.updates for step in self.schedule.steps if step.updates]
+            views = self._views(memory)
+            for name in names:
+                optimizer.prepare(name, views[name], memory)
+            views[TARGET] = classes
+            self._execute(memory, views, given, optimizer)
+            optimizer.steps += 1
+            return float(views[LOSS][0])
+
+    def _execute(
+        self, memory: Memory, views: dict[str, Array], given: Mapping[str, Array], optimizer: Optimizer | None
+    ) -> None:
+        if not self.batch:
+            return
+        arena = views[""]
+        for step, offset in zip(self.schedule.steps, self.arena.workspaces, strict=True):
+            workspace = arena[offset : offset + step.workspace]
+            if step.feeds is not None:
+                self._feed(memory, given[step.feeds], views[step.feeds])
+            elif step.updates is not None:
+                assert optimizer is not None
+                (gradient,) = step.reads
+                optimizer.update(self.context, step.updates, views[step.updates], views[gradient], workspace)
+            else:
+                assert step.run is not None
+                step.run(views, workspace)
+
+    def _feed(self, memory: Memory, x: Array, target: Array) -> None:
+        """Copy an input in, channels innermost."""
+        source = layout_view(x, True)
+        if memory.library == "numpy" or not isinstance(x, np.ndarray):
+            target[...] = source
+        else:
+            memory.upload(target, np.ascontiguousarray(source))
+
+    def _views(self, memory: Memory) -> dict[str, Array]:
+        """Allocate, and return every value and parameter as an array; the arena itself is under ``""``."""
+        try:
+            outputs = {
+                name: vram.allocate(self.schedule.values[name].shape, self.context.element, memory)
+                for name in self.schedule.outputs
+            }
+            arena = vram.allocate((self.arena.nbytes,), _UINT8, memory)
+        except VramBudgetError as error:
+            raise VramBudgetError(f"{self.network.name} at batch {self.batch}: {error}; try a smaller batch") from None
+        views: dict[str, Array] = {"": arena, **outputs}
+        for name, offset in self.arena.offsets.items():
+            value = self.schedule.values[name]
+            views[name] = arena[offset : offset + value.nbytes].view(value.dtype).reshape(value.shape)
+        return {**views, **self._parameters(memory)}
+
+    def _parameters(self, memory: Memory) -> dict[str, Array]:
+        """Return the parameters where the program runs: they move there, and stay."""
+        parameters = self.network.parameters
+        for name, array in parameters.items():
+            if array.dtype != self.context.element:
+                raise DtypeError(
+                    f"parameter {name} is {array.dtype}, the input {self.context.dtype}; cast one: "
+                    f"network.astype({self.context.dtype!r})"
+                )
+            if not memory.resident(array) or not array.flags.writeable:
+                parameters[name] = uploaded(array, memory) if not memory.resident(array) else array.copy()
+        return parameters
+
+    def _classes(self, target: Array) -> Array:
+        wanted = self.schedule.classes
+        if tuple(target.shape) != wanted or np.dtype(target.dtype).kind not in "iu":
+            raise ShapeError(f"target is {target.dtype} {tuple(target.shape)}; wanted integers of shape {wanted}")
+        count = self.schedule.class_count
+        if target.size and (int(target.min()) < 0 or int(target.max()) >= count):
+            found = f"{int(target.min())} to {int(target.max())}"
+            raise ShapeError(f"target holds classes {found}; wanted 0 to {count - 1}")
+        return self.context.xp.asarray(target)
+
+    @property
+    def _memory(self) -> Memory:
+        return memory_of(self.context.backend, self.context.device)

@@ -1,0 +1,322 @@
+"""The schedule: a network and a batch in, the steps of a run or of a training step out, with the values they touch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from stridekit.arrays import Array
+from stridekit.errors import NetworkError
+from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
+from stridekit.networks.execution.optimizers import update_workspace
+from stridekit.networks.execution.values import Step, Value, Views
+from stridekit.networks.network import Layer, Network
+from stridekit.networks.operations import Input, Shape, SoftmaxCrossEntropy
+
+LOSS = "loss"
+"""Name of the value that holds the loss, one float64."""
+TARGET = "target"
+"""Name of the value that holds the classes: given, not in the arena."""
+
+
+@dataclass
+class Schedule:
+    """Steps and values.
+
+    Attributes
+    ----------
+    steps : list of Step
+    values : dict of Value
+        All that lies in the arena or is returned.
+    outputs : tuple of str
+        Values that are returned.
+    kernels : dict of Kernel
+        By layer.
+    classes : tuple of int
+        Shape of the target in training: ``(N, *spatial)``.
+    class_count : int
+        How many classes a target may name.
+    """
+
+    steps: list[Step] = field(default_factory=list)
+    values: dict[str, Value] = field(default_factory=dict)
+    outputs: tuple[str, ...] = ()
+    kernels: dict[str, Kernel] = field(default_factory=dict)
+    classes: tuple[int, ...] = ()
+    class_count: int = 0
+
+    def add_value(self, name: str, shape: Shape, dtype: np.dtype[Any], role: str) -> str:
+        """Note a value; return its name."""
+        self.values[name] = Value(name, shape, dtype, role)
+        return name
+
+
+def schedule(network: Network, batch: int, context: Context) -> Schedule:
+    """Return what a run takes, or in training a step: forward, the loss, backward.
+
+    Raises
+    ------
+    NetworkError
+        In training, for a network with more than one output.
+    """
+    made = _Scheduler(network, batch, context)
+    for layer in network.layers:
+        made.forward(layer)
+    if context.training:
+        made.train()
+    else:
+        made.found.outputs = network.outputs
+        for name in network.outputs:
+            value = made.found.values[name]
+            made.found.values[name] = Value(name, value.shape, value.dtype, "output")
+    return made.found
+
+
+class _Scheduler:
+    def __init__(self, network: Network, batch: int, context: Context):
+        self.network, self.batch, self.context = network, batch, context
+        self.found = Schedule()
+        self.trained = _trained(network) if context.training else set()
+        self.contributions: dict[str, int] = {}
+        self.parameter_gradients: dict[str, str] = {}
+
+    def forward(self, layer: Layer) -> None:
+        """Add the step that computes a layer."""
+        shape, found = self._shape(layer.name), self.found
+        found.add_value(layer.name, _stored(shape), self.context.element, "activation")
+        if isinstance(layer.operation, Input):
+            found.steps.append(Step(f"{layer.name} given", (), (layer.name,), 0, None, feeds=layer.name))
+            return
+        shapes = tuple(self._shape(name) for name in layer.inputs)
+        wanted = tuple(
+            name in self.trained and layer.operation.reads(position) for position, name in enumerate(layer.inputs)
+        )
+        kernel = kernel_for(self.context, layer.operation, shapes, shape, wanted)
+        found.kernels[layer.name] = kernel
+        reads = tuple(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
+        saved = {}
+        if self.context.training:
+            saved = {
+                name: found.add_value(f"{layer.name}.{name}", each, dtype, "saved")
+                for name, (each, dtype) in kernel.saved.items()
+            }
+        parameters = _parameter_names(layer)
+
+        def run(views: Views, workspace: Array) -> None:
+            kernel.forward(
+                Forward(
+                    [views[name] for name in reads],
+                    views[layer.name],
+                    {short: views[name] for short, name in parameters.items()},
+                    {short: views[name] for short, name in saved.items()},
+                    workspace,
+                )
+            )
+
+        in_place = {layer.name: tuple(layer.inputs[position] for position in kernel.in_place)}
+        found.steps.append(
+            Step(
+                f"{layer.name} forward",
+                reads,
+                (layer.name, *saved.values()),
+                kernel.forward_workspace,
+                run,
+                in_place,
+            )
+        )
+
+    def train(self) -> None:
+        """Add the loss and the steps backward."""
+        output = self._output()
+        self._loss(output)
+        for layer in reversed(self.network.layers):
+            if layer.name in self.contributions and layer.name != output and not isinstance(layer.operation, Input):
+                self._backward(layer)
+        for name, gradient in self.parameter_gradients.items():
+            workspace = update_workspace(self.context, math.prod(self.found.values[gradient].shape))
+            self.found.steps.append(Step(f"{name} update", (gradient,), (), workspace, None, updates=name))
+
+    def _output(self) -> str:
+        """Return the softmax at the end; add one where the network has none."""
+        if len(self.network.outputs) != 1:
+            raise NetworkError(
+                f"training needs one output, {self.network.name} has {len(self.network.outputs)}: "
+                f"{', '.join(self.network.outputs)}"
+            )
+        (name,) = self.network.outputs
+        layer = self.network.by_name[name]
+        if isinstance(layer.operation, SoftmaxCrossEntropy):
+            return name
+        if name not in self.trained:
+            raise NetworkError(f"nothing before the output {name!r} has parameters to train")
+        added = Layer("softmax", SoftmaxCrossEntropy(), (name,))
+        self.loss_shape = self._shape(name)
+        kernel = kernel_for(self.context, added.operation, (self.loss_shape,), self.loss_shape, (True,))
+        found = self.found
+        found.kernels[added.name] = kernel
+        found.add_value(added.name, _stored(self.loss_shape), self.context.element, "activation")
+
+        def run(views: Views, workspace: Array) -> None:
+            kernel.forward(Forward([views[name]], views[added.name], {}, {}, workspace))
+
+        found.steps.append(
+            Step("softmax forward", (name,), (added.name,), kernel.forward_workspace, run, {added.name: (name,)})
+        )
+        self.added = added
+        return added.name
+
+    def _loss(self, softmax: str) -> None:
+        layer = self.network.by_name.get(softmax) or self.added
+        kernel, found = self.found.kernels[softmax], self.found
+        assert isinstance(kernel, SoftmaxKernel)
+        (source,) = layer.inputs
+        gradient = self._gradient(source, None)
+        found.add_value(LOSS, (1,), np.dtype(np.float64), "saved")
+        shape = found.values[softmax].shape
+        found.classes, found.class_count = shape[:-1], shape[-1]
+        rows = (math.prod(shape[:-1]), shape[-1])
+
+        def run(views: Views, workspace: Array) -> None:
+            views[LOSS][...] = kernel.loss(
+                views[softmax].reshape(rows), views[TARGET].reshape(-1), views[gradient].reshape(rows), workspace
+            )
+
+        found.steps.append(
+            Step("loss", (softmax,), (gradient, LOSS), kernel.loss_workspace, run, {gradient: (softmax,)})
+        )
+
+    def _backward(self, layer: Layer) -> None:
+        """Add the step from a layer's gradient to those of its inputs and parameters."""
+        kernel, found = self.found.kernels[layer.name], self.found
+        gradient = f"{layer.name}.grad"
+        sources = [name for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
+        if kernel.passes_gradient:
+            self._pass_on(layer, gradient, sources)
+            return
+        # A second gradient of the same value is computed beside the first, and added to it.
+        totals: dict[str, str] = {}
+        targets = [self._gradient(name, totals) if name in self.trained else None for name in sources]
+        owned = {short: self._parameter_gradient(layer, short, totals) for short in layer.operation.parameter_shapes()}
+        parameters = _parameter_names(layer)
+        saved = {short: f"{layer.name}.{short}" for short in kernel.saved}
+        inputs = sources if kernel.saves_inputs else []
+        output = [layer.name] if kernel.saves_output else []
+        written = [name for name in (*targets, *owned.values()) if name is not None]
+
+        def run(views: Views, workspace: Array) -> None:
+            kernel.backward(
+                Backward(
+                    views[gradient],
+                    [views[name] for name in inputs],
+                    views[layer.name] if output else None,
+                    {short: views[name] for short, name in parameters.items()},
+                    {short: views[name] for short, name in saved.items()},
+                    [None if name is None else views[name] for name in targets],
+                    {short: views[name] for short, name in owned.items()},
+                    workspace,
+                )
+            )
+            for beside, total in totals.items():
+                kernel.xp.add(views[total], views[beside], out=views[total])
+
+        in_place = {
+            target: (gradient,)
+            for position in kernel.grad_in_place
+            if (target := targets[position]) is not None and target not in totals
+        }
+        sums = tuple(dict.fromkeys(totals.values()))
+        found.steps.append(
+            Step(
+                f"{layer.name} backward",
+                (gradient, *inputs, *output, *saved.values(), *sums),
+                (*written, *sums),
+                kernel.backward_workspace,
+                run,
+                in_place,
+            )
+        )
+
+    def _pass_on(self, layer: Layer, gradient: str, sources: Sequence[str]) -> None:
+        """Give each input the gradient as it is: copied where it is the first, else added."""
+        targets: list[tuple[str, bool]] = []
+        for name in sources:
+            if name in self.trained:
+                fresh = name not in self.contributions
+                targets.append((self._gradient(name, None), fresh))
+        xp = self.context.xp
+
+        def run(views: Views, workspace: Array) -> None:
+            for name, fresh in targets:
+                if fresh:
+                    # The one that took the gradient's memory has it already.
+                    views[name][...] = views[gradient]
+                else:
+                    xp.add(views[name], views[gradient], out=views[name])
+
+        names = [name for name, _ in targets]
+        later = tuple(name for name, fresh in targets if not fresh)
+        # One that is given twice needs memory of its own: it is added to while the gradient is still read.
+        alone = [name for name, fresh in targets if fresh and names.count(name) == 1]
+        in_place = dict.fromkeys(alone[-1:], (gradient,))
+        self.found.steps.append(
+            Step(f"{layer.name} backward", (gradient, *later), tuple(dict.fromkeys(names)), 0, run, in_place)
+        )
+
+    def _gradient(self, name: str, totals: dict[str, str] | None) -> str:
+        """Return the value for one more gradient of a layer's output.
+
+        The first, or one beside it that `totals` then says to add to the first; without `totals` always the first.
+        """
+        number = self.contributions.get(name, 0)
+        self.contributions[name] = number + 1
+        first = f"{name}.grad"
+        if number == 0 or totals is None:
+            if number == 0:
+                self.found.add_value(first, _stored(self._shape(name)), self.context.element, "gradient")
+            return first
+        beside = f"{name}.grad+{number}"
+        totals[beside] = first
+        return self.found.add_value(beside, _stored(self._shape(name)), self.context.element, "gradient")
+
+    def _parameter_gradient(self, layer: Layer, short: str, totals: dict[str, str]) -> str:
+        """Return the value for a parameter's gradient, or for one more beside the first, where layers share it."""
+        owner = f"{layer.owner}.{short}"
+        shape = layer.operation.parameter_shapes()[short]
+        name = f"{owner}.grad"
+        if owner in self.parameter_gradients:
+            totals[f"{name}+{layer.name}"] = name
+            name = f"{name}+{layer.name}"
+        else:
+            self.parameter_gradients[owner] = name
+        return self.found.add_value(name, shape, self.context.element, "parameter gradient")
+
+    def _shape(self, name: str) -> Shape:
+        """Return ``(N, C, *spatial)`` of what a layer gives."""
+        feature = self.network.features[name]
+        return (self.batch * feature.samples, *feature.shape)
+
+
+def _trained(network: Network) -> set[str]:
+    """Return the layers whose gradient is wanted: those with parameters, or with some before them."""
+    found: set[str] = set()
+    for layer in network.layers:
+        if layer.operation.parameter_shapes() or any(
+            name in found for position, name in enumerate(layer.inputs) if layer.operation.reads(position)
+        ):
+            found.add(layer.name)
+    return found
+
+
+def _parameter_names(layer: Layer) -> dict[str, str]:
+    """Return the full names of what a layer reads beside its inputs, by their short ones."""
+    short = (*layer.operation.parameter_shapes(), *layer.operation.buffer_shapes())
+    return {name: f"{layer.owner}.{name}" for name in short}
+
+
+def _stored(shape: Shape) -> Shape:
+    """Return a shape ``(N, C, *spatial)`` as it lies in memory, channels innermost."""
+    return (shape[0], *shape[2:], shape[1])
