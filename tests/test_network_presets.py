@@ -318,8 +318,8 @@ def test_boxes_are_of_the_regions_that_are_given() -> None:
 
 
 def test_unpadded_a_u_net_loses_what_its_field_reaches_beyond_the_image() -> None:
-    # Ronneberger et al., figure 1: 572x572 in and 388x388 out, 92 pixels less on each side. Those 92 are the reach of
-    # the first of 16 neighbouring pixels; in the others' frames the same field begins up to 15 pixels earlier.
+    # Ronneberger et al., figure 1: 572x572 in and 388x388 out, 92 pixels less on each side. So far reaches the one of
+    # 16 neighbouring pixels that reaches least; the field that holds all of theirs begins up to 15 pixels earlier.
     found = row("unet", "mask", (572, 572))
     margin = (572 - 388) // 2
     assert found.field_start == (-(margin + 15),) * 2

@@ -11,8 +11,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias
 
-from stridekit.networks.operations import Reach
+from stridekit.networks.operations import Input, Reach
+
+if TYPE_CHECKING:
+    from stridekit.networks.network import Layer, Network
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,30 @@ class AxisField:
 
 
 START = AxisField(Fraction(0), Fraction(0), Fraction(1))
+
+Fields: TypeAlias = tuple[AxisField, ...]
+
+
+def axis_fields(network: Network) -> dict[str, Fields | None]:
+    """Return what an output pixel of each layer depends on, along each axis; None where that is everything."""
+    found: dict[str, Fields | None] = {}
+    for layer in network.layers:
+        found[layer.name] = _of_layer(network, layer, found)
+    return found
+
+
+def _of_layer(network: Network, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
+    output = network.features[layer.name].shape
+    if isinstance(layer.operation, Input):
+        return (START,) * (len(output) - 1) if len(output) > 1 else None
+    read = [before[name] for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
+    reach = layer.operation.reach(network.input_shapes(layer), output)
+    known = [fields for fields in read if fields is not None and reach is not None and len(fields) == len(reach)]
+    if reach is None or len(known) < len(read):
+        return None
+    return tuple(
+        joined([fields[axis].through(one) for fields in known], output[1 + axis]) for axis, one in enumerate(reach)
+    )
 
 
 def joined(fields: Sequence[AxisField], outputs: int) -> AxisField:

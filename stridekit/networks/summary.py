@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, Any
 from stridekit.arrays import dtype_name, itemsize
 from stridekit.errors import ShapeError
 from stridekit.networks.operations import Input, Shape, volume
-from stridekit.networks.receptive import START, AxisField, joined
+from stridekit.networks.receptive import Fields, axis_fields
 
 if TYPE_CHECKING:
     from stridekit.networks.network import Layer, Network
-
-Fields = tuple[AxisField, ...]
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,8 @@ class SummaryRow:
         Of this layer's window, and of its output's pixels in pixels of the input; a fraction after an upsampling.
     receptive_field, field_start : tuple of int or None
         Pixels of the input that an output pixel depends on, and where the first pixel's field begins (below 0: in
-        padding). None without pixels, or where every pixel is read.
+        padding). None without pixels, or where every pixel is read. After an upsampling neighbours differ; then it is
+        the smallest span that moves with the pixel and holds theirs.
     field_padding : tuple of (int, int) or None
         How far the fields of the first and the last pixel reach beyond the image.
     outgrows_image : bool
@@ -148,8 +147,11 @@ class Summary:
         return json.dumps(self.to_dict(), indent=1)
 
     def __str__(self) -> str:
-        from stridekit.report.networks import summary_text
-
+        """Return the table, if rich is installed; else the totals in one line."""
+        try:
+            from stridekit.report.networks import summary_text
+        except ImportError:
+            return f"{self.network}: {self.parameters:,} parameters, {self.macs:,} multiply-adds (pip install rich)"
         return summary_text(self)
 
 
@@ -158,28 +160,10 @@ def summarize(network: Network, batch: int, dtype: Any) -> Summary:
     if batch < 0:
         raise ShapeError(f"batch is {batch}; wanted at least 0")
     name = dtype_name("dtype", dtype)
-    fields: dict[str, Fields | None] = {}
+    fields = axis_fields(network)
     image = network.features[network.inputs[0].name].shape
-    rows = []
-    for layer in network.layers:
-        fields[layer.name] = _fields(network, layer, fields)
-        rows.append(_row(network, layer, fields[layer.name], image, batch, itemsize(name)))
-    return Summary(network.name, (batch, *image), name, tuple(rows))
-
-
-def _fields(network: Network, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
-    """Return what an output pixel of a layer depends on, along each axis; None where that is everything."""
-    output = network.features[layer.name].shape
-    if isinstance(layer.operation, Input):
-        return (START,) * (len(output) - 1) if len(output) > 1 else None
-    read = [before[name] for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
-    reach = layer.operation.reach(network.input_shapes(layer), output)
-    known = [fields for fields in read if fields is not None and reach is not None and len(fields) == len(reach)]
-    if reach is None or len(known) < len(read):
-        return None
-    return tuple(
-        joined([fields[axis].through(one) for fields in known], output[1 + axis]) for axis, one in enumerate(reach)
-    )
+    rows = tuple(_row(network, layer, fields[layer.name], image, batch, itemsize(name)) for layer in network.layers)
+    return Summary(network.name, (batch, *image), name, rows)
 
 
 def _row(network: Network, layer: Layer, fields: Fields | None, image: Shape, batch: int, unit: int) -> SummaryRow:

@@ -195,11 +195,12 @@ def _groups(groups: int, channels: int, out_channels: int) -> int:
 
 
 def _spread_reach(axis: AxisGeometry) -> Reach:
-    """Return the span of inputs that reach an output pixel: of ``axis``, inputs are the windows, outputs the pixels."""
-    step = Fraction(1, axis.stride)
-    firsts, lasts = [], []
-    for phase in range(axis.stride):
-        position = phase + axis.pad_before
-        firsts.append(-((axis.kernel_extent - 1 - position) // axis.stride) - phase * step)
-        lasts.append(position // axis.stride - phase * step)
-    return Reach(min(firsts), max(lasts), step)
+    """Return the span of inputs that reach an output pixel: of ``axis``, inputs are the windows, outputs the pixels.
+
+    Input i reaches pixels ``i * stride - pad + tap``; some phase has the last tap at an input, and some the first.
+    """
+    return Reach(
+        Fraction(axis.pad_before - (axis.kernel_extent - 1), axis.stride),
+        Fraction(axis.pad_before, axis.stride),
+        Fraction(1, axis.stride),
+    )

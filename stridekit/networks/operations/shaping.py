@@ -135,12 +135,13 @@ def resizing_map(size: int, wanted: int, mode: str, align_corners: bool) -> tupl
 
 
 def _resized_reach(size: int, wanted: int, mode: str, align_corners: bool) -> Reach:
+    """Return the span over all phases, none of it in vain: each end is reached by the pixels of some phase."""
     step, offset = resizing_map(size, wanted, mode, align_corners)
-    if step == 1 and offset == 0:
-        return Reach(Fraction(0), Fraction(0), step)
-    # The position's fraction is a multiple of 1 / denominator; its floor lies at most so far below.
-    denominator = (step + offset).denominator * step.denominator
-    below = Fraction(denominator - 1, denominator)
+    # Positions lie between pixels by `least` and multiples of 1 / parts more, up to `most`.
+    parts = step.denominator
+    least = Fraction(offset * parts % 1, parts)
+    most = least + 1 - Fraction(1, parts)
     if mode == "nearest":
-        return Reach(offset - Fraction(step.denominator - 1, step.denominator), offset, step)
-    return Reach(offset - below, offset + 1, step)
+        return Reach(offset - most, offset - least, step)
+    # A position on a pixel takes nothing of the next one.
+    return Reach(offset - most, offset + (1 - least if least else most), step)
