@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from stridekit import networks as networks
     from stridekit import vram as vram
     from stridekit.backends.cpu.threads import get_num_threads as get_num_threads
     from stridekit.backends.cpu.threads import set_num_threads as set_num_threads
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from stridekit.errors import DtypeError as DtypeError
     from stridekit.errors import ImageError as ImageError
     from stridekit.errors import LayoutError as LayoutError
+    from stridekit.errors import NetworkError as NetworkError
     from stridekit.errors import ShapeError as ShapeError
     from stridekit.errors import StridekitError as StridekitError
     from stridekit.errors import VramBudgetError as VramBudgetError
@@ -78,8 +80,9 @@ _HOMES = {
     "BackendUnavailableError": "errors",
     "VramBudgetError": "errors",
     "ImageError": "errors",
+    "NetworkError": "errors",
 }
-_MODULES = ("vram",)
+_MODULES = ("networks", "vram")
 
 __all__ = ["__version__", *_HOMES, *_MODULES]
 

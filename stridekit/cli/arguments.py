@@ -41,6 +41,21 @@ def parse_sizes(name: str, text: str) -> tuple[int, ...]:
     return _sizes(name, text, "7 or 7x5", least=1)
 
 
+def parse_input_size(text: str) -> int | tuple[int, ...]:
+    """Read an input size: one number for every spatial axis, the spatial sizes, or channels and those.
+
+    Examples
+    --------
+    >>> parse_input_size("224"), parse_input_size("800x1333"), parse_input_size("1x161x200")
+    (224, (800, 1333), (1, 161, 200))
+    """
+    numbers = [_integer(part) for part in text.split("x")]
+    sizes = tuple(number for number in numbers if number is not None)
+    if len(sizes) != len(numbers) or not 1 <= len(sizes) <= 4 or min(sizes) < 1:
+        raise ArgumentError(f"--input holds {text!r}; wanted 224, 800x1333 or 3x224x224, every size at least 1")
+    return sizes[0] if len(sizes) == 1 else sizes
+
+
 def parse_padding(text: str) -> Padding:
     """Read a padding: a name, a number, ``3,1`` for rows and columns, or ``3:2,3:2`` with before:after for each.
 

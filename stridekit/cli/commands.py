@@ -55,7 +55,7 @@ def run(arguments: Sequence[str]) -> int:
     return status if isinstance(status, int) else 0
 
 
-def _reporting(command: Callable[..., None]) -> Callable[..., None]:
+def reporting(command: Callable[..., None]) -> Callable[..., None]:
     """Turn what goes wrong in a command into one line on stderr and exit status 2."""
 
     @functools.wraps(command)
@@ -92,12 +92,13 @@ def _root(
     \b
     stridekit compare photo.jpg --strides 1,2,4    what each stride gives, costs and loses
     stridekit shape 224 --kernel 7 --stride 2      sizes, with the formula and a drawing
+    stridekit network resnet50 --train             a network's sizes, fields, costs and memory
     stridekit info                                 backends, devices, versions, caches
     """
 
 
 @app.command()
-@_reporting
+@reporting
 def compare(
     image: Annotated[
         Path | None, typer.Argument(help="Any picture that Pillow reads. Without it: the sample photo.")
@@ -158,7 +159,7 @@ def compare(
 
     device = choose_device(backend)
     typer.echo(f"Device: {device.backend}: {device.description} ({device.why})")
-    with _progress() as progress:
+    with progress_bar() as progress:
         comparison = compare_strides(
             pixels,
             steps,
@@ -185,7 +186,7 @@ def compare(
 
 
 @app.command()
-@_reporting
+@reporting
 def shape(
     size: Annotated[str, typer.Argument(help="Input pixels: 224, or rows x columns such as 224x320.")],
     kernel: Annotated[str, typer.Option(help="Kernel size, such as 7 or 3x7.")],
@@ -225,7 +226,7 @@ def shape(
 
 
 @app.command()
-@_reporting
+@reporting
 def info() -> None:
     """Print backends, devices, versions and caches.
 
@@ -268,7 +269,7 @@ def _one_or_each(values: tuple[int, ...]) -> int | tuple[int, ...]:
 
 
 @contextmanager
-def _progress() -> Iterator[Callable[[str, int, int], None] | None]:
+def progress_bar() -> Iterator[Callable[[str, int, int], None] | None]:
     """Show a bar on stderr if a person is looking; else nothing, so that logs stay clean."""
     if not sys.stderr.isatty():
         yield None

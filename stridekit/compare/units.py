@@ -58,6 +58,23 @@ def format_bytes(nbytes: float) -> str:
     return f"{_three_digits(nbytes / 1024)} TiB"
 
 
+def format_count(number: float) -> str:
+    """Write a large number with three digits.
+
+    Examples
+    --------
+    >>> format_count(950), format_count(25_557_032), format_count(4_089_184_256)
+    ('950', '25.6 M', '4.09 G')
+    """
+    if number < 1000:
+        return f"{number:g}"
+    for unit in ("k", "M", "G"):
+        number /= 1000
+        if number < 999.5:
+            return f"{_three_digits(number)} {unit}"
+    return f"{_three_digits(number / 1000)} T"
+
+
 def format_share(share: float) -> str:
     """Write a share as a percentage; what only rounds to nothing, or to everything, says so.
 

@@ -25,7 +25,7 @@ def tables_of(comparison: StrideComparison) -> tuple[Table, ...]:
 
 
 def _sizes_table(comparison: StrideComparison) -> Table:
-    return _table(
+    return text_table(
         "Sizes, in pixels (rows x columns)",
         ("stride", "output", "kept", "dropped", "unread", "overlap", "phase", "next 3x3 spans"),
         [
@@ -45,7 +45,7 @@ def _sizes_table(comparison: StrideComparison) -> Table:
 
 
 def _costs_table(comparison: StrideComparison) -> Table:
-    return _table(
+    return text_table(
         f"Cost and loss (median time and quartiles of {comparison.repeats} runs, peak memory)",
         ("stride", "GFLOP", "time", "quartiles", "speedup", "peak", "predicted", "aliased"),
         [
@@ -65,7 +65,7 @@ def _costs_table(comparison: StrideComparison) -> Table:
 
 
 def _alternatives_table(comparison: StrideComparison) -> Table:
-    return _table(
+    return text_table(
         f"Ways to shrink (median time of {comparison.alternatives_repeats} runs, peak memory)",
         ("stride", "by", "output", "GFLOP", "time", "peak", "predicted", "aliased", "energy kept"),
         [
@@ -83,7 +83,7 @@ def _alternatives_table(comparison: StrideComparison) -> Table:
 
 
 def _training_table(comparison: StrideComparison) -> Table:
-    return _table(
+    return text_table(
         "A training step of each",
         ("stride", "by", "GFLOP", "time", "peak", "predicted"),
         [
@@ -103,7 +103,8 @@ def _with_window(row: AlternativeRow) -> str:
     return row.alternative if row.alternative == "conv" else f"{row.alternative} {format_stride(row.window)}"
 
 
-def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+def text_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, names: bool = False) -> Table:
+    """Lay rows of text out under headings, aligned to the right; names, in the first column, to the left."""
     table = Table(
         title=title,
         title_justify="left",
@@ -112,9 +113,9 @@ def _table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for heading in headings:
+    for number, heading in enumerate(headings):
         # Fold, never an ellipsis: in a narrow terminal a number may break, it may not lose digits.
-        table.add_column(heading, justify="right", overflow="fold")
+        table.add_column(heading, justify="left" if names and not number else "right", overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
