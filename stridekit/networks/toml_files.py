@@ -91,7 +91,7 @@ class _Reader:
             if not isinstance(block, dict):
                 self._fail("blocks", f"block {name!r} is no table")
             if name in OPERATIONS or name in FUNCTIONS:
-                self._fail(name, f"a block cannot be called {name!r}: an operation is")
+                self._fail(name, f"a block cannot be called {name!r}: an operation is", block=name)
             self._known(block, _BLOCK_KEYS, name)
             if not isinstance(block.get("defaults", {}), dict):
                 self._fail("defaults", f"block {name!r}: wanted a table such as {{stride = 1}}", block=name)
@@ -112,7 +112,7 @@ class _Reader:
             )
         except NetworkError as error:
             place = self.places.get(error.layer or "")
-            self._fail(error.key, str(error), place=place)
+            self._fail(error.key or ("op" if place else None), str(error), place=place)
 
     def _list(self, table: dict[str, Any], block: str | None) -> list[dict[str, Any]]:
         layers = table.get("layers")

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 
 _SECTION = re.compile(r"^\s*\[{1,2}\s*([^\]\s]+)\s*\]{1,2}")
-_OP = re.compile(r"(?<![\w.-])op\s*=")
+_LIST = re.compile(r"(?<![\w.-])layers\s*=\s*\[")
+_TABLE = re.compile(r"^\s*\[\[[^\]]*\blayers\s*\]\]")
 
 
 def line_of(text: str, block: str | None, index: int | None, key: str | None) -> int:
@@ -28,13 +29,10 @@ def line_of(text: str, block: str | None, index: int | None, key: str | None) ->
     lines = [_bare(line) for line in text.splitlines()]
     within = [number for number, section in enumerate(_sections(lines)) if section == block]
     if index is not None:
-        starts = [number for number in within for _ in _OP.findall(lines[number])]
-        if index >= len(starts):
+        found = _layers(lines, within)
+        if index >= len(found):
             return within[0] + 1 if within else 1
-        start = _first_of_layer(lines, starts[index])
-        later = [number for number in starts[index + 1 :] if number > starts[index]]
-        end = _first_of_layer(lines, later[0]) if later else len(lines)
-        within = [number for number in within if start <= number < max(end, start + 1)]
+        within = list(found[index])
     wanted = re.compile(rf"(?<![\w.-]){re.escape(key)}\s*=|\[\s*[\w.]*\b{re.escape(key)}\s*\]" if key else r"\S")
     for number in within:
         if wanted.search(lines[number]):
@@ -55,14 +53,28 @@ def _sections(lines: list[str]) -> list[str | None]:
     return found
 
 
-def _first_of_layer(lines: list[str], number: int) -> int:
-    """Return the line on which the layer begins whose ``op`` is on `number`: that of its header, where it has one."""
-    for before in range(number, -1, -1):
-        if "{" in lines[before]:
-            return number
-        if _SECTION.match(lines[before]):
-            return before
-    return number
+def _layers(lines: list[str], within: list[int]) -> list[range]:
+    """Return for each layer of a section its lines: from brace to brace, or from ``[[layers]]`` to the next header."""
+    found: list[range] = []
+    depth, start, listed = 0, 0, False
+    for position, number in enumerate(within):
+        if _TABLE.match(lines[number]):
+            later = (other for other in within[position + 1 :] if _SECTION.match(lines[other]))
+            found.append(range(number, next(later, within[-1] + 1)))
+            continue
+        opened = None if listed else _LIST.search(lines[number])
+        listed = listed or opened is not None
+        for character in lines[number][opened.end() if opened else 0 :] if listed else "":
+            if character in "{[":
+                start = number if depth == 0 else start
+                depth += 1
+            elif character in "}]":
+                depth -= 1
+                if depth < 0:
+                    return found
+                if depth == 0:
+                    found.append(range(start, number + 1))
+    return found
 
 
 def _bare(line: str) -> str:

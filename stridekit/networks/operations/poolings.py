@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stridekit.arguments import per_axis
+from stridekit.arguments import as_int, per_axis
 from stridekit.blurring import centred_padding
 from stridekit.errors import ShapeError
 from stridekit.geometry import ConvGeometry, conv_geometry
@@ -103,12 +103,12 @@ class BlurPool(_Windowed):
     def geometry(self, inputs: Sequence[Shape]) -> ConvGeometry:
         """Return the windows' geometry."""
         check_spatial(inputs[0])
-        rank = len(inputs[0]) - 1
+        rank, taps = len(inputs[0]) - 1, as_int("filter_size", self.filter_size)
         return conv_geometry(
             inputs[0][1:],
-            kernel_size=self.filter_size,
+            kernel_size=taps,
             stride=self.stride,
-            padding=centred_padding(self.filter_size, rank) if self.padding is None else self.padding,
+            padding=centred_padding(taps, rank) if self.padding is None else self.padding,
             padding_mode=self.padding_mode,
         )
 
