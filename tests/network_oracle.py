@@ -89,7 +89,7 @@ class TorchNetwork:
             return getattr(torch if operation.function in ("sigmoid", "tanh") else functional, operation.function)(x)
         if kind == "batch_norm":
             return functional.batch_norm(
-                x, own("running_mean"), own("running_var"), own("weight"), own("bias"), training,
+                x, own("running_mean"), own("running_var"), own("weight"), own("bias"), training and operation.trained,
                 operation.momentum, operation.epsilon,
             )  # fmt: skip
         if kind == "layer_norm":

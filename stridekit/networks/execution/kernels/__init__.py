@@ -13,11 +13,11 @@ from stridekit.networks.execution.kernels.convolving import (
 )
 from stridekit.networks.execution.kernels.elementwise import ActivationKernel, AddKernel, GeluKernel, ScaleKernel
 from stridekit.networks.execution.kernels.loss import SoftmaxKernel
-from stridekit.networks.execution.kernels.normalising import BatchNormKernel, LayerNormKernel
+from stridekit.networks.execution.kernels.normalising import BatchNormKernel, FixedBatchNormKernel, LayerNormKernel
 from stridekit.networks.execution.kernels.pooling import MaxPoolKernel, PoolKernel
 from stridekit.networks.execution.kernels.resizing import UpsampleKernel
 from stridekit.networks.execution.kernels.shaping import ConcatKernel, FlattenKernel, SliceKernel
-from stridekit.networks.operations import Operation, Shape
+from stridekit.networks.operations import BatchNorm, Operation, Shape
 
 _KERNELS: dict[str, type[Kernel]] = {
     "conv": ConvKernel,
@@ -49,6 +49,8 @@ def kernel_for(
     found: Any = _KERNELS[operation.kind]
     if getattr(operation, "function", None) == "gelu":
         found = GeluKernel
+    if isinstance(operation, BatchNorm) and not (context.training and operation.trained):
+        found = FixedBatchNormKernel
     kernel: Kernel = found(context, operation, inputs, output, wanted)
     return kernel
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 from stridekit.arrays import Array
 from stridekit.networks.execution.kernels.base import (
@@ -16,14 +17,71 @@ from stridekit.networks.execution.kernels.base import (
 )
 
 
+class FixedBatchNormKernel(Kernel):
+    """Normalisation of each channel by the kept statistics: outside training, or frozen in it."""
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """The input's memory."""
+        return (0,)
+
+    @property
+    def grad_in_place(self) -> tuple[int, ...]:
+        """The gradient's memory."""
+        return (0,)
+
+    @property
+    def _regions(self) -> tuple[Saved, ...]:
+        return (((self.channels,), FLOAT64),) * 2 + (((self.channels,), self.context.accumulator),) * 2
+
+    @property
+    def forward_workspace(self) -> int:
+        """One block, and what there is for each channel."""
+        return carved_bytes(*self._regions) + self.block_bytes(1)
+
+    @property
+    def backward_workspace(self) -> int:
+        """One block, and what there is for each channel."""
+        return self.forward_workspace
+
+    def forward(self, pass_: Forward) -> None:
+        """Scale and shift."""
+        scale, shift, rest = self._affine(pass_.parameters, pass_.workspace)
+        for x, y, v in self.blocks(rest, 1, pass_.inputs[0], pass_.output):
+            self.xp.multiply(x, scale, out=v)
+            self.xp.add(v, shift, out=v)
+            y[...] = v
+
+    def backward(self, pass_: Backward) -> None:
+        """Scale the gradient."""
+        scale, _, rest = self._affine(pass_.parameters, pass_.workspace)
+        if pass_.grad_inputs[0] is not None:
+            for g, gx, v in self.blocks(rest, 1, pass_.grad_output, pass_.grad_inputs[0]):
+                self.xp.multiply(g, scale, out=v)
+                gx[...] = v
+
+    def _affine(self, parameters: Mapping[str, Array], workspace: Array) -> tuple[Array, Array, Array]:
+        """Return ``weight / deviation`` and ``bias - mean * weight / deviation``, and what is left of the workspace."""
+        xp = self.xp
+        factor, term, scale, shift, rest = carve(workspace, *self._regions)
+        factor[...] = parameters["running_var"]
+        invert(xp, factor, self.operation.epsilon)
+        xp.multiply(factor, parameters["weight"], out=factor)
+        xp.multiply(factor, parameters["running_mean"], out=term)
+        xp.subtract(parameters["bias"], term, out=term)
+        scale[...] = factor
+        shift[...] = term
+        return scale, shift, rest
+
+
 class BatchNormKernel(Kernel):
-    """Normalisation of each channel: by the batch's statistics in training, else by the kept ones."""
+    """Normalisation of each channel by the batch's statistics, of which the kept ones take a share."""
 
     saves_inputs: ClassVar[bool] = True
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        """The input's memory; in training the backward pass still reads that."""
+        """The input's memory, if the backward pass does not read it."""
         return (0,)
 
     @property
@@ -55,12 +113,7 @@ class BatchNormKernel(Kernel):
         """Normalise, scale and shift."""
         xp, parameters = self.xp, pass_.parameters
         mean64, spread64, scale, shift, rest = carve(pass_.workspace, *self._per_channel)
-        if self.context.training:
-            self._measure(pass_, mean64, spread64, rest)
-        else:
-            mean64[...] = parameters["running_mean"]
-            spread64[...] = parameters["running_var"]
-            self._invert(spread64)
+        self._measure(pass_, mean64, spread64, rest)
         # y = x * scale + shift, with scale = weight / deviation and shift = bias - mean * scale.
         xp.multiply(spread64, parameters["weight"], out=spread64)
         scale[...] = spread64
@@ -91,7 +144,7 @@ class BatchNormKernel(Kernel):
         # What is kept is the unbiased variance, as PyTorch keeps it.
         self._keep(pass_.parameters["running_mean"], mean, 1.0, sums)
         self._keep(pass_.parameters["running_var"], variance, self.rows / max(self.rows - 1, 1), sums)
-        self._invert(variance)
+        invert(self.xp, variance, self.operation.epsilon)
         pass_.saved["inverse"][...] = variance
 
     def _keep(self, kept: Array, new: Array, factor: float, workspace: Array) -> None:
@@ -102,12 +155,6 @@ class BatchNormKernel(Kernel):
         self.xp.multiply(work, momentum, out=work)
         self.xp.add(work, kept, out=work)
         kept[...] = work
-
-    def _invert(self, variance: Array) -> None:
-        xp = self.xp
-        xp.add(variance, self.operation.epsilon, out=variance)
-        xp.sqrt(variance, out=variance)
-        xp.divide(1, variance, out=variance)
 
     def backward(self, pass_: Backward) -> None:
         """Compute the gradients of weight, bias and input.
@@ -235,12 +282,17 @@ class LayerNormKernel(Kernel):
         xp.subtract(v, mean, out=v)
         xp.multiply(v, v, out=t)
         self._row_means(t, inverse)
-        xp.add(inverse, self.operation.epsilon, out=inverse)
-        xp.sqrt(inverse, out=inverse)
-        xp.divide(1, inverse, out=inverse)
+        invert(xp, inverse, self.operation.epsilon)
         xp.multiply(v, inverse, out=v)
         return inverse
 
     def _row_means(self, rows: Array, out: Array) -> None:
         self.xp.add.reduce(rows, axis=1, out=out[:, 0], dtype=out.dtype)
         self.xp.divide(out, rows.shape[1], out=out)
+
+
+def invert(xp: Any, variance: Array, epsilon: float) -> None:
+    """Leave one over the standard deviation in `variance`."""
+    xp.add(variance, epsilon, out=variance)
+    xp.sqrt(variance, out=variance)
+    xp.divide(1, variance, out=variance)
