@@ -59,6 +59,8 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
         values = (as_int(name, value),) * rank
     else:
         try:
+            if isinstance(value, str):
+                raise TypeError
             items: Any = value
             values = tuple(as_int(name, item) for item in items)
         except TypeError:

@@ -223,6 +223,14 @@ def centred_padding(filter_size: int, rank: int) -> tuple[tuple[int, int], ...]:
     return (((filter_size - 1) // 2, filter_size // 2),) * rank
 
 
+def check_filter_size(filter_size: int) -> int:
+    """Read the taps of a binomial filter; refuse those whose weights float64 would no longer hold well."""
+    size = as_int("filter_size", filter_size)
+    if not 1 <= size <= _LARGEST_FILTER:
+        raise ShapeError(f"filter_size is {filter_size}; wanted 1 to {_LARGEST_FILTER}")
+    return size
+
+
 def binomial_weight(filter_size: int, rank: int) -> np.ndarray:
     """Return the binomial filter of `filter_size` taps on each of `rank` axes, in float64; its sum is 1."""
     line = np.array([math.comb(filter_size - 1, tap) for tap in range(filter_size)]) / 2.0 ** (filter_size - 1)
@@ -234,9 +242,7 @@ def binomial_weight(filter_size: int, rank: int) -> np.ndarray:
 
 def _binomial(name: str, array: Array, filter_size: int, rank: int, channels: int) -> Array:
     """Return weights ``(channels, 1, *filter)`` of `array`'s dtype, where it lies."""
-    size = as_int("filter_size", filter_size)
-    if not 1 <= size <= _LARGEST_FILTER:
-        raise ShapeError(f"filter_size is {filter_size}; wanted 1 to {_LARGEST_FILTER}")
+    size = check_filter_size(filter_size)
     if channels < 1:
         raise ShapeError(f"{name} has {channels} channels; wanted at least one")
     taps = binomial_weight(size, rank)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from stridekit.arguments import as_int, per_axis
-from stridekit.blurring import centred_padding
+from stridekit.arguments import per_axis
+from stridekit.blurring import centred_padding, check_filter_size
 from stridekit.errors import ShapeError
 from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.networks.operations.base import Operation, Reach, Shape, Sizes, check_spatial, window_reach
@@ -103,7 +103,7 @@ class BlurPool(_Windowed):
     def geometry(self, inputs: Sequence[Shape]) -> ConvGeometry:
         """Return the windows' geometry."""
         check_spatial(inputs[0])
-        rank, taps = len(inputs[0]) - 1, as_int("filter_size", self.filter_size)
+        rank, taps = len(inputs[0]) - 1, check_filter_size(self.filter_size)
         return conv_geometry(
             inputs[0][1:],
             kernel_size=taps,
