@@ -56,6 +56,8 @@ def load_model(model: Any) -> tuple[Any, str]:
             found = model
         else:
             raise NetworkError(f"model is a {type(model).__name__}; wanted a path, bytes or an onnx.ModelProto")
+        for tensor in found.graph.initializer:
+            _check_here(tensor)
         size = sum(len(tensor.raw_data) for tensor in found.graph.initializer)
         if size < _CHECKABLE:
             onnx.checker.check_model(found)
@@ -72,13 +74,17 @@ def load_model(model: Any) -> tuple[Any, str]:
 
 def array_of(tensor: Any) -> np.ndarray:
     """Return a TensorProto's numbers."""
-    from onnx import TensorProto, numpy_helper
+    from onnx import numpy_helper
 
-    if tensor.data_location == TensorProto.EXTERNAL:
+    _check_here(tensor)
+    return np.asarray(numpy_helper.to_array(tensor))
+
+
+def _check_here(tensor: Any) -> None:
+    if tensor.data_location == tensor.EXTERNAL:
         raise NetworkError(
             f"initializer {tensor.name!r} lies in another file; give the model's path, or what onnx.load returns"
         )
-    return np.asarray(numpy_helper.to_array(tensor))
 
 
 def weight_of(array: np.ndarray, name: str) -> np.ndarray:

@@ -96,11 +96,14 @@ def _constants(program: Any, module: Any) -> dict[str, Any]:
         **dict(module.named_parameters(remove_duplicate=False)),
         **dict(module.named_buffers(remove_duplicate=False)),
     }
+    names: dict[int, str] = {}
+    for name, tensor in owned.items():
+        names.setdefault(id(tensor), name)
     found: dict[str, Any] = {}
     for spec in program.graph_signature.input_specs:
         if spec.target is not None:
             tensor = owned.get(spec.target, program.constants.get(spec.target))
-            found[spec.arg.name] = Held(tensor, spec.target, id(tensor))
+            found[spec.arg.name] = Held(tensor, names.get(id(tensor), spec.target), id(tensor))
     return found
 
 
