@@ -59,8 +59,9 @@ def train_step(
     network: Network, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
 ) -> float:
     """Do one step of training; `Network.train_step` says how."""
-    given, program = _ready(network, x, backend, training=True)
     library_of("target", target)
+    optimizer = optimizer_called(optimizer)
+    given, program = _ready(network, x, backend, training=True)
     return program.train(given, plain(target), optimizer)
 
 
@@ -78,10 +79,11 @@ def _ready(
     shape = tuple(first.shape)
     if len(shape) != len(network.features[layers[0].name].shape) + 1:
         raise ShapeError(f"x is {shape}; wanted (N, {', '.join(map(str, network.features[layers[0].name].shape))})")
-    sized = network.resized(shape[1:])
+    sized = network if shape[1:] == network.features[layers[0].name].shape else network.resized(shape[1:])
+    batch = shape[0] // network.features[layers[0].name].samples
     for layer in layers:
         feature = sized.features[layer.name]
-        expected = (shape[0] * feature.samples, *feature.shape)
+        expected = (batch * feature.samples, *feature.shape)
         if dtype_name(layer.name, named[layer.name]) != dtype:
             raise DtypeError(f"{layer.name} is {named[layer.name].dtype}, {layers[0].name} {dtype}; cast one of them")
         if tuple(named[layer.name].shape) != expected:
@@ -90,7 +92,7 @@ def _ready(
         network.initialize(dtype=dtype)
     name, _ = choose_backend(backend, library)
     context = _context(name, load_backend(name).device(first), dtype, training)
-    return {key: plain(array) for key, array in named.items()}, _program(sized, shape[0], context)
+    return {key: plain(array) for key, array in named.items()}, _program(sized, batch, context)
 
 
 def _context(name: str, device: Any, dtype: Any, training: bool) -> Context:

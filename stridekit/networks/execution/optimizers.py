@@ -6,16 +6,22 @@ import math
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import numpy as np
+
 from stridekit import vram
 from stridekit.arrays import Array
 from stridekit.errors import ShapeError
 from stridekit.memory import Memory
 from stridekit.networks.execution.kernels import Context
+from stridekit.networks.execution.values import brought
+from stridekit.networks.operations import Shape
 
 
 @dataclass
 class Optimizer:
-    """An optimizer and its state: one or two arrays for each parameter, allocated at its first step.
+    """An optimizer and its state: up to two arrays for each parameter, allocated at its first step.
+
+    The state is float32, and float64 for float64: squares of gradients are below what float16 holds.
 
     Attributes
     ----------
@@ -41,13 +47,23 @@ class Optimizer:
         """Short name, as `optimizer_called` takes it."""
         return type(self).__name__.lower()
 
-    def prepare(self, name: str, parameter: Array, memory: Memory) -> None:
-        """Allocate the state of a parameter that has none."""
-        if name not in self.state:
-            kept = [vram.allocate(parameter.shape, parameter.dtype, memory) for _ in range(self.slots)]
+    def check(self, name: str, shape: Shape, dtype: np.dtype[Any]) -> None:
+        """Refuse a parameter of another shape or type than the one that the state is of."""
+        for array in self.state.get(name, ()):
+            if tuple(array.shape) != shape or array.dtype != dtype:
+                raise ShapeError(
+                    f"optimizer has a state {tuple(array.shape)} {array.dtype} for {name}, which is {shape}, for which "
+                    f"{dtype} is wanted; use an optimizer for one network of one type"
+                )
+
+    def prepare(self, context: Context, name: str, shape: Shape, memory: Memory) -> None:
+        """Allocate the state of a parameter that has none; bring it to where the parameter is."""
+        kept = self.state.get(name)
+        if kept is None:
+            kept = [vram.allocate(shape, context.accumulator, memory) for _ in range(self.slots)]
             for array in kept:
                 array[...] = 0
-            self.state[name] = kept
+        self.state[name] = [brought(array, memory) for array in kept]
 
     def update(self, context: Context, name: str, parameter: Array, gradient: Array, workspace: Array) -> None:
         """Move a parameter, block by block, in the accumulator's type."""
@@ -59,7 +75,7 @@ class Optimizer:
             first, second = work[: p.size], work[block : block + p.size]
             first[...] = g
             if self.weight_decay:
-                xp.multiply(p, self.weight_decay, out=second)
+                xp.multiply(p, self.weight_decay, out=second, dtype=second.dtype)
                 xp.add(first, second, out=first)
             self.move(xp, p, first, second, kept)
 
@@ -90,10 +106,9 @@ class Momentum(Optimizer):
     def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
         """Move."""
         (velocity,) = kept
-        xp.multiply(velocity, self.momentum, out=work)
-        xp.add(work, g, out=work)
-        velocity[...] = work
-        xp.multiply(work, self.learning_rate, out=work)
+        xp.multiply(velocity, self.momentum, out=velocity)
+        xp.add(velocity, g, out=velocity)
+        xp.multiply(velocity, self.learning_rate, out=work)
         xp.subtract(p, work, out=work)
         p[...] = work
 
@@ -115,14 +130,12 @@ class Adam(Optimizer):
         # mean += (1 - b1) (g - mean); square = b2 square + (1 - b2) g g.
         xp.subtract(g, mean, out=work)
         xp.multiply(work, 1 - first, out=work)
-        xp.add(work, mean, out=work)
-        mean[...] = work
+        xp.add(mean, work, out=mean)
         xp.multiply(g, g, out=g)
         xp.multiply(g, 1 - second, out=g)
-        xp.multiply(square, second, out=work)
-        xp.add(work, g, out=work)
-        square[...] = work
-        xp.sqrt(work, out=work)
+        xp.multiply(square, second, out=square)
+        xp.add(square, g, out=square)
+        xp.sqrt(square, out=work)
         xp.divide(work, math.sqrt(1 - second ** (self.steps + 1)), out=work)
         xp.add(work, self.epsilon, out=work)
         xp.divide(mean, work, out=work)
@@ -144,7 +157,7 @@ def optimizer_called(optimizer: Optimizer | str) -> Optimizer:
     """
     if isinstance(optimizer, Optimizer):
         return optimizer
-    if optimizer not in OPTIMIZERS:
+    if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
         raise ShapeError(f"optimizer is {optimizer!r}; wanted one of {', '.join(OPTIMIZERS)}, or an Optimizer")
     return OPTIMIZERS[optimizer]()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -14,11 +14,12 @@ from stridekit import vram
 from stridekit.arrays import Array, channels_first_view, layout_view
 from stridekit.backends import memory_of
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
-from stridekit.memory import Memory, uploaded
+from stridekit.memory import Memory
 from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
-from stridekit.networks.execution.scheduling import LOSS, TARGET, Schedule, schedule
+from stridekit.networks.execution.scheduling import Schedule, schedule
+from stridekit.networks.execution.values import brought
 from stridekit.networks.network import Network
 from stridekit.workspace import ALIGNMENT, align
 
@@ -82,22 +83,26 @@ class Program:
         """Where everything lies."""
         values = [value for value in self.schedule.values.values() if value.role != "output"]
         unit = max(ALIGNMENT, self.context.device.granularity)
-        return plan_arena(self.schedule.steps if self.batch else (), values, unit, kept=(LOSS,))
+        return plan_arena(self.schedule.steps if self.batch else (), values, unit, kept=(self.schedule.loss,))
+
+    @cached_property
+    def updated(self) -> dict[str, tuple[int, ...]]:
+        """Shapes of the parameters that a step of training moves."""
+        shapes = self.network.parameter_shapes
+        return {step.updates: shapes[step.updates] for step in self.schedule.steps if step.updates}
 
     def vram(self, slots: int) -> NetworkVram:
         """Predict the memory, for an optimizer that keeps `slots` arrays for each parameter."""
-        unit, element = self.context.device.granularity, self.context.element.itemsize
+        unit, element = self.context.device.granularity, self.context.element
         found, arena = self.schedule, self.arena
 
-        def rounded(*shapes: tuple[int, ...]) -> int:
-            return sum(align(math.prod(shape) * element, unit) for shape in shapes)
-
-        trained = self.network.parameter_shapes
-        output = rounded(*(found.values[name].shape for name in found.outputs))
-        optimizer = slots * rounded(*(trained[step.updates] for step in found.steps if step.updates))
+        output = self._rounded((found.values[name].shape for name in found.outputs), element)
+        optimizer = slots * self._rounded(self.updated.values(), self.context.accumulator)
         allocated = align(arena.nbytes, unit) + output + optimizer
-        parameters = rounded(*trained.values(), *self.network.buffer_shapes.values())
-        given = rounded(*(found.values[layer.name].shape for layer in self.network.inputs))
+        parameters = self._rounded(
+            (*self.network.parameter_shapes.values(), *self.network.buffer_shapes.values()), element
+        )
+        given = self._rounded((found.values[layer.name].shape for layer in self.network.inputs), element)
         at = max(range(len(arena.live)), key=arena.live.__getitem__, default=0)
         return NetworkVram(
             parameters=parameters,
@@ -110,6 +115,10 @@ class Program:
             at=found.steps[at].name,
             **self._alive(at),
         )
+
+    def _rounded(self, shapes: Iterable[tuple[int, ...]], dtype: np.dtype[Any]) -> int:
+        """Return what arrays of these shapes take in whole units of the memory."""
+        return sum(align(math.prod(shape) * dtype.itemsize, self.context.device.granularity) for shape in shapes)
 
     def _alive(self, at: int) -> dict[str, int]:
         """Return what lies in the arena at a step, by role."""
@@ -140,8 +149,10 @@ class Program:
         """Run on inputs ``(N, C, *spatial)`` by layer; return the outputs by layer, channels first."""
         memory = self._memory
         with memory.entered():
-            views = self._views(memory)
-            self._execute(memory, views, given, None)
+            parameters = self._parameters(memory)
+            self._check_budget(0)
+            arena, views = self._views(memory)
+            self._execute(memory, arena, {**views, **parameters}, given, None)
             on_host = memory.library != "numpy" and all(isinstance(array, np.ndarray) for array in given.values())
             found = {}
             for name in self.schedule.outputs:
@@ -153,35 +164,44 @@ class Program:
         """Do one step of training; return the loss before it."""
         if not self.batch:
             raise ShapeError("a training step needs at least one sample")
-        memory = self._memory
+        memory, found = self._memory, self.schedule
         with memory.entered():
-            classes = self._classes(target)
-            names = [step.updates for step in self.schedule.steps if step.updates]
-            views = self._views(memory)
-            for name in names:
-                optimizer.prepare(name, views[name], memory)
-            views[TARGET] = classes
-            self._execute(memory, views, given, optimizer)
+            classes = self._classes(target, memory)
+            parameters = self._parameters(memory)
+            missing = [shape for name, shape in self.updated.items() if name not in optimizer.state]
+            for name, shape in self.updated.items():
+                optimizer.check(name, shape, self.context.accumulator)
+            self._check_budget(optimizer.slots * self._rounded(missing, self.context.accumulator))
+            arena, views = self._views(memory)
+            for name, shape in self.updated.items():
+                optimizer.prepare(self.context, name, shape, memory)
+            self._execute(memory, arena, {**views, **parameters, found.target: classes}, given, optimizer)
             optimizer.steps += 1
-            return float(views[LOSS][0])
+            return float(views[found.loss][0])
 
     def _execute(
-        self, memory: Memory, views: dict[str, Array], given: Mapping[str, Array], optimizer: Optimizer | None
+        self,
+        memory: Memory,
+        arena: Array,
+        views: Mapping[str, Array],
+        given: Mapping[str, Array],
+        optimizer: Optimizer | None,
     ) -> None:
         if not self.batch:
             return
-        arena = views[""]
-        for step, offset in zip(self.schedule.steps, self.arena.workspaces, strict=True):
-            workspace = arena[offset : offset + step.workspace]
-            if step.feeds is not None:
-                self._feed(memory, given[step.feeds], views[step.feeds])
-            elif step.updates is not None:
-                assert optimizer is not None
-                (gradient,) = step.reads
-                optimizer.update(self.context, step.updates, views[step.updates], views[gradient], workspace)
-            else:
-                assert step.run is not None
-                step.run(views, workspace)
+        # What overflows does so as on every other device, without a word.
+        with np.errstate(all="ignore"):
+            for step, offset in zip(self.schedule.steps, self.arena.workspaces, strict=True):
+                workspace = arena[offset : offset + step.workspace]
+                if step.feeds is not None:
+                    self._feed(memory, given[step.feeds], views[step.feeds])
+                elif step.updates is not None:
+                    assert optimizer is not None
+                    (gradient,) = step.reads
+                    optimizer.update(self.context, step.updates, views[step.updates], views[gradient], workspace)
+                else:
+                    assert step.run is not None
+                    step.run(views, workspace)
 
     def _feed(self, memory: Memory, x: Array, target: Array) -> None:
         """Copy an input in, channels innermost."""
@@ -191,21 +211,29 @@ class Program:
         else:
             memory.upload(target, np.ascontiguousarray(source))
 
-    def _views(self, memory: Memory) -> dict[str, Array]:
-        """Allocate, and return every value and parameter as an array; the arena itself is under ``""``."""
-        try:
-            outputs = {
-                name: vram.allocate(self.schedule.values[name].shape, self.context.element, memory)
-                for name in self.schedule.outputs
-            }
-            arena = vram.allocate((self.arena.nbytes,), _UINT8, memory)
-        except VramBudgetError as error:
-            raise VramBudgetError(f"{self.network.name} at batch {self.batch}: {error}; try a smaller batch") from None
-        views: dict[str, Array] = {"": arena, **outputs}
+    def _check_budget(self, state: int) -> None:
+        """Refuse what does not fit, before anything is allocated; `state` bytes are the optimizer's."""
+        left = vram.remaining()
+        if left is None:
+            return
+        needed = self.vram(0).allocated + state
+        if needed > left:
+            raise VramBudgetError(
+                f"{self.network.name} at batch {self.batch}: {left} bytes are left of the budget and {needed} are "
+                "needed; try a smaller batch"
+            )
+
+    def _views(self, memory: Memory) -> tuple[Array, dict[str, Array]]:
+        """Allocate; return the arena, and every value as an array."""
+        views = {
+            name: vram.allocate(self.schedule.values[name].shape, self.context.element, memory)
+            for name in self.schedule.outputs
+        }
+        arena = vram.allocate((self.arena.nbytes,), _UINT8, memory)
         for name, offset in self.arena.offsets.items():
             value = self.schedule.values[name]
             views[name] = arena[offset : offset + value.nbytes].view(value.dtype).reshape(value.shape)
-        return {**views, **self._parameters(memory)}
+        return arena, views
 
     def _parameters(self, memory: Memory) -> dict[str, Array]:
         """Return the parameters where the program runs: they move there, and stay."""
@@ -216,18 +244,21 @@ class Program:
                     f"parameter {name} is {array.dtype}, the input {self.context.dtype}; cast one: "
                     f"network.astype({self.context.dtype!r})"
                 )
-            if not memory.resident(array) or not array.flags.writeable:
-                parameters[name] = uploaded(array, memory) if not memory.resident(array) else array.copy()
+        parameters.update({name: brought(array, memory) for name, array in parameters.items()})
         return parameters
 
-    def _classes(self, target: Array) -> Array:
+    def _classes(self, target: Array, memory: Memory) -> Array:
         wanted = self.schedule.classes
-        if tuple(target.shape) != wanted or np.dtype(target.dtype).kind not in "iu":
-            raise ShapeError(f"target is {target.dtype} {tuple(target.shape)}; wanted integers of shape {wanted}")
+        if np.dtype(target.dtype).kind not in "iu":
+            raise DtypeError(f"target is {target.dtype}; wanted integers, the classes from 0 on")
+        if tuple(target.shape) != wanted:
+            raise ShapeError(f"target is {tuple(target.shape)}; wanted {wanted}")
         count = self.schedule.class_count
-        if target.size and (int(target.min()) < 0 or int(target.max()) >= count):
-            found = f"{int(target.min())} to {int(target.max())}"
-            raise ShapeError(f"target holds classes {found}; wanted 0 to {count - 1}")
+        least, most = int(target.min()), int(target.max())
+        if least < 0 or most >= count:
+            raise ShapeError(f"target holds classes {least} to {most}; wanted 0 to {count - 1}")
+        if memory.library == "numpy" and not isinstance(target, np.ndarray):
+            target = target.get()
         return self.context.xp.asarray(target)
 
     @property

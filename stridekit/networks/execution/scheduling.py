@@ -17,11 +17,6 @@ from stridekit.networks.execution.values import Step, Value, Views
 from stridekit.networks.network import Layer, Network
 from stridekit.networks.operations import Input, Shape, SoftmaxCrossEntropy
 
-LOSS = "loss"
-"""Name of the value that holds the loss, one float64."""
-TARGET = "target"
-"""Name of the value that holds the classes: given, not in the arena."""
-
 
 @dataclass
 class Schedule:
@@ -40,6 +35,8 @@ class Schedule:
         Shape of the target in training: ``(N, *spatial)``.
     class_count : int
         How many classes a target may name.
+    loss, target : str
+        In training, the values that hold the loss, one float64, and the target, which is given and not in the arena.
     """
 
     steps: list[Step] = field(default_factory=list)
@@ -48,6 +45,8 @@ class Schedule:
     kernels: dict[str, Kernel] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
     class_count: int = 0
+    loss: str = ""
+    target: str = ""
 
     def add_value(self, name: str, shape: Shape, dtype: np.dtype[Any], role: str) -> str:
         """Note a value; return its name."""
@@ -64,11 +63,11 @@ def schedule(network: Network, batch: int, context: Context) -> Schedule:
         In training, for a network with more than one output.
     """
     made = _Scheduler(network, batch, context)
-    for layer in network.layers:
-        made.forward(layer)
     if context.training:
         made.train()
     else:
+        for layer in network.layers:
+            made.forward(layer)
         made.found.outputs = network.outputs
         for name in network.outputs:
             value = made.found.values[name]
@@ -81,6 +80,9 @@ class _Scheduler:
         self.network, self.batch, self.context = network, batch, context
         self.found = Schedule()
         self.trained = _trained(network) if context.training else set()
+        self.named = {*network.by_name, *network.parameter_shapes, *network.buffer_shapes}
+        self.saved: dict[str, dict[str, str]] = {}
+        self.gradients: dict[str, str] = {}
         self.contributions: dict[str, int] = {}
         self.parameter_gradients: dict[str, str] = {}
 
@@ -100,8 +102,8 @@ class _Scheduler:
         reads = tuple(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
         saved = {}
         if self.context.training:
-            saved = {
-                name: found.add_value(f"{layer.name}.{name}", each, dtype, "saved")
+            saved = self.saved[layer.name] = {
+                name: self._add(f"{layer.name}.{name}", each, dtype, "saved")
                 for name, (each, dtype) in kernel.saved.items()
             }
         parameters = _parameter_names(layer)
@@ -130,69 +132,57 @@ class _Scheduler:
         )
 
     def train(self) -> None:
-        """Add the loss and the steps backward."""
+        """Add the steps forward, the loss and the steps backward."""
         output = self._output()
-        self._loss(output)
+        softmax = isinstance(output.operation, SoftmaxCrossEntropy)
+        read = {name for layer in self.network.layers for name in layer.inputs}
+        for layer in self.network.layers:
+            # The loss is one of what comes into the softmax: its own result is wanted by nobody.
+            if not softmax or layer is not output or layer.name in read:
+                self.forward(layer)
+        source = output.inputs[0] if softmax else output.name
+        self._loss(source)
         for layer in reversed(self.network.layers):
-            if layer.name in self.contributions and layer.name != output and not isinstance(layer.operation, Input):
+            if layer.name in self.contributions and not isinstance(layer.operation, Input):
                 self._backward(layer)
         for name, gradient in self.parameter_gradients.items():
             workspace = update_workspace(self.context, math.prod(self.found.values[gradient].shape))
             self.found.steps.append(Step(f"{name} update", (gradient,), (), workspace, None, updates=name))
 
-    def _output(self) -> str:
-        """Return the softmax at the end; add one where the network has none."""
+    def _output(self) -> Layer:
+        """Return the one output."""
         if len(self.network.outputs) != 1:
             raise NetworkError(
                 f"training needs one output, {self.network.name} has {len(self.network.outputs)}: "
                 f"{', '.join(self.network.outputs)}"
             )
-        (name,) = self.network.outputs
-        layer = self.network.by_name[name]
-        if isinstance(layer.operation, SoftmaxCrossEntropy):
-            return name
-        if name not in self.trained:
-            raise NetworkError(f"nothing before the output {name!r} has parameters to train")
-        added = Layer("softmax", SoftmaxCrossEntropy(), (name,))
-        self.loss_shape = self._shape(name)
-        kernel = kernel_for(self.context, added.operation, (self.loss_shape,), self.loss_shape, (True,))
-        found = self.found
-        found.kernels[added.name] = kernel
-        found.add_value(added.name, _stored(self.loss_shape), self.context.element, "activation")
+        layer = self.network.by_name[self.network.outputs[0]]
+        if layer.name not in self.trained:
+            raise NetworkError(f"nothing before the output {layer.name!r} has parameters to train")
+        return layer
 
-        def run(views: Views, workspace: Array) -> None:
-            kernel.forward(Forward([views[name]], views[added.name], {}, {}, workspace))
-
-        found.steps.append(
-            Step("softmax forward", (name,), (added.name,), kernel.forward_workspace, run, {added.name: (name,)})
-        )
-        self.added = added
-        return added.name
-
-    def _loss(self, softmax: str) -> None:
-        layer = self.network.by_name.get(softmax) or self.added
-        kernel, found = self.found.kernels[softmax], self.found
+    def _loss(self, source: str) -> None:
+        """Add the step from what is compared with the target to its gradient."""
+        found, shape = self.found, self._shape(source)
+        kernel = kernel_for(self.context, SoftmaxCrossEntropy(), (shape,), shape, (True,))
         assert isinstance(kernel, SoftmaxKernel)
-        (source,) = layer.inputs
         gradient = self._gradient(source, None)
-        found.add_value(LOSS, (1,), np.dtype(np.float64), "saved")
-        shape = found.values[softmax].shape
-        found.classes, found.class_count = shape[:-1], shape[-1]
-        rows = (math.prod(shape[:-1]), shape[-1])
+        loss = found.loss = self._add("loss", (1,), np.dtype(np.float64), "saved")
+        target = found.target = self._unused("target")
+        found.classes, found.class_count = _stored(shape)[:-1], shape[1]
+        rows = (kernel.rows, shape[1])
 
         def run(views: Views, workspace: Array) -> None:
-            views[LOSS][...] = kernel.loss(
-                views[softmax].reshape(rows), views[TARGET].reshape(-1), views[gradient].reshape(rows), workspace
+            views[loss][...] = kernel.loss(
+                views[source].reshape(rows), views[target].reshape(-1), views[gradient].reshape(rows), workspace
             )
 
-        found.steps.append(
-            Step("loss", (softmax,), (gradient, LOSS), kernel.loss_workspace, run, {gradient: (softmax,)})
-        )
+        found.steps.append(Step("loss", (source,), (gradient, loss), kernel.loss_workspace, run, {gradient: (source,)}))
 
     def _backward(self, layer: Layer) -> None:
         """Add the step from a layer's gradient to those of its inputs and parameters."""
         kernel, found = self.found.kernels[layer.name], self.found
-        gradient = f"{layer.name}.grad"
+        gradient = self.gradients[layer.name]
         sources = [name for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
         if kernel.passes_gradient:
             self._pass_on(layer, gradient, sources)
@@ -202,7 +192,7 @@ class _Scheduler:
         targets = [self._gradient(name, totals) if name in self.trained else None for name in sources]
         owned = {short: self._parameter_gradient(layer, short, totals) for short in layer.operation.parameter_shapes()}
         parameters = _parameter_names(layer)
-        saved = {short: f"{layer.name}.{short}" for short in kernel.saved}
+        saved = self.saved[layer.name]
         inputs = sources if kernel.saves_inputs else []
         output = [layer.name] if kernel.saves_output else []
         written = [name for name in (*targets, *owned.values()) if name is not None]
@@ -273,26 +263,36 @@ class _Scheduler:
         """
         number = self.contributions.get(name, 0)
         self.contributions[name] = number + 1
-        first = f"{name}.grad"
-        if number == 0 or totals is None:
-            if number == 0:
-                self.found.add_value(first, _stored(self._shape(name)), self.context.element, "gradient")
-            return first
-        beside = f"{name}.grad+{number}"
-        totals[beside] = first
-        return self.found.add_value(beside, _stored(self._shape(name)), self.context.element, "gradient")
+        if number and totals is None:
+            return self.gradients[name]
+        suffix = f".grad+{number}" if number else ".grad"
+        made = self._add(f"{name}{suffix}", _stored(self._shape(name)), self.context.element, "gradient")
+        first = self.gradients.setdefault(name, made)
+        if totals is not None and made != first:
+            totals[made] = first
+        return made
 
     def _parameter_gradient(self, layer: Layer, short: str, totals: dict[str, str]) -> str:
         """Return the value for a parameter's gradient, or for one more beside the first, where layers share it."""
         owner = f"{layer.owner}.{short}"
         shape = layer.operation.parameter_shapes()[short]
-        name = f"{owner}.grad"
-        if owner in self.parameter_gradients:
-            totals[f"{name}+{layer.name}"] = name
-            name = f"{name}+{layer.name}"
-        else:
-            self.parameter_gradients[owner] = name
-        return self.found.add_value(name, shape, self.context.element, "parameter gradient")
+        suffix = f".grad+{layer.name}" if owner in self.parameter_gradients else ".grad"
+        made = self._add(f"{owner}{suffix}", shape, self.context.element, "parameter gradient")
+        first = self.parameter_gradients.setdefault(owner, made)
+        if made != first:
+            totals[made] = first
+        return made
+
+    def _add(self, name: str, shape: Shape, dtype: np.dtype[Any], role: str) -> str:
+        """Note a value that is no layer's result; return its name."""
+        return self.found.add_value(self._unused(name), shape, dtype, role)
+
+    def _unused(self, name: str) -> str:
+        """Return `name`, with a prime where a layer, a parameter or another value is called so."""
+        while name in self.named:
+            name += "'"
+        self.named.add(name)
+        return name
 
     def _shape(self, name: str) -> Shape:
         """Return ``(N, C, *spatial)`` of what a layer gives."""

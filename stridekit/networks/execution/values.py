@@ -9,7 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from stridekit.arrays import Array
+from stridekit.arrays import Array, writeable
+from stridekit.memory import Memory, uploaded
 
 Views: TypeAlias = Mapping[str, Array]
 """The values of a run as arrays, by name."""
@@ -71,3 +72,12 @@ class Step:
     in_place: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     feeds: str | None = None
     updates: str | None = None
+
+
+def brought(array: Array, memory: Memory) -> Array:
+    """Return a parameter, or what is kept for it, where `memory` is, to be written in one row: itself, or a copy."""
+    if memory.library == "numpy" and not isinstance(array, np.ndarray):
+        array = array.get()
+    if not memory.resident(array):
+        return uploaded(array, memory)
+    return array if array.flags.c_contiguous and writeable(array) else array.copy()

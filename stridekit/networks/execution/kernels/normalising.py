@@ -214,16 +214,16 @@ class LayerNormKernel(Kernel):
 
     @property
     def _per_row(self) -> tuple[Saved, ...]:
-        return (((self.block_rows, 1), self.context.accumulator),) * 3
+        return (((self.block_rows, 1), self.context.accumulator),) * 2
 
     @property
     def forward_workspace(self) -> int:
-        """Two blocks, and three numbers for each row."""
+        """Two blocks, and two numbers for each row."""
         return carved_bytes(*self._per_row) + self.block_bytes(2)
 
     @property
     def backward_workspace(self) -> int:
-        """Two blocks, the sums, three numbers for each row and two for each channel."""
+        """Two blocks, the sums, two numbers for each row and two for each channel."""
         totals = carved_bytes(*((((self.channels,), FLOAT64),) * 2))
         return totals + carved_bytes(*self._per_row) + self.block_bytes(2) + self.sums_bytes
 
@@ -263,7 +263,7 @@ class LayerNormKernel(Kernel):
             xp.multiply(t, pass_.parameters["weight"], out=t)
             self._row_means(t, mean)
             xp.multiply(v, mean, out=v)
-            xp.multiply(g, pass_.parameters["weight"], out=t)
+            xp.multiply(g, pass_.parameters["weight"], out=t, dtype=t.dtype)
             self._row_means(t, mean)
             xp.subtract(t, mean, out=t)
             xp.subtract(t, v, out=t)
@@ -276,7 +276,7 @@ class LayerNormKernel(Kernel):
     def _normalised(self, x: Array, v: Array, t: Array, per_row: list[Array]) -> Array:
         """Leave normalised rows in `v`; return one over each row's deviation."""
         xp = self.xp
-        mean, inverse = (part[: len(v)] for part in per_row[:2])
+        mean, inverse = (part[: len(v)] for part in per_row)
         v[...] = x
         self._row_means(v, mean)
         xp.subtract(v, mean, out=v)

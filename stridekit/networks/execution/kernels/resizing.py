@@ -27,8 +27,8 @@ class UpsampleKernel(Kernel):
             shapes.append((n, *spatial, c))
         return tuple(shapes)
 
-    def _taps(self, axis: int) -> list[tuple[int, int, float]]:
-        """Return for each output pixel of an axis the two that it lies between, and the second one's share."""
+    def _taps(self, axis: int) -> list[list[tuple[int, float]]]:
+        """Return for each output pixel of an axis the one or two that it is taken from, and their shares."""
         size, wanted = self.inputs[0][2 + axis], self.output[2 + axis]
         step, offset = resizing_map(size, wanted, self.operation.mode, self.operation.align_corners)
         taps = []
@@ -36,7 +36,7 @@ class UpsampleKernel(Kernel):
             position = min(max(offset + pixel * step, Fraction(0)), Fraction(size - 1))
             low = math.floor(position)
             share = 0.0 if self.operation.mode == "nearest" else float(position - low)
-            taps.append((low, min(low + 1, size - 1), share))
+            taps.append([(low, 1 - share), (low + 1, share)] if share else [(low, 1.0)])
         return taps
 
     @property
@@ -54,50 +54,57 @@ class UpsampleKernel(Kernel):
 
     @property
     def forward_workspace(self) -> int:
-        """One slice, and what lies between the axes."""
-        return self._slice_bytes + sum(self._between_bytes)
+        """Two slices, and what lies between the axes."""
+        return 2 * self._slice_bytes + sum(self._between_bytes)
 
     @property
     def backward_workspace(self) -> int:
-        """One slice, and what lies between the axes."""
+        """Two slices, and what lies between the axes."""
         return self.forward_workspace if self.wanted[0] else 0
 
     def forward(self, pass_: Forward) -> None:
         """Resize axis after axis."""
         stages = self._stages(pass_.inputs[0], pass_.output, pass_.workspace)
         for axis, (source, target) in enumerate(pairwise(stages)):
-            for pixel, (low, high, share) in enumerate(self._taps(axis)):
-                here = _across(target, axis, pixel)
-                if not share:
-                    here[...] = _across(source, axis, low)
-                    continue
-                work = self._slice(pass_.workspace, here.shape)
-                self.xp.subtract(_across(source, axis, high), _across(source, axis, low), out=work, dtype=work.dtype)
-                self.xp.multiply(work, share, out=work)
-                self.xp.add(work, _across(source, axis, low), out=work)
-                here[...] = work
+            for pixel, taps in enumerate(self._taps(axis)):
+                self._mean(taps, source, target, axis, pixel, pass_.workspace)
 
     def backward(self, pass_: Backward) -> None:
-        """Send each gradient to the pixels it was taken from."""
+        """Bring each pixel the gradients of those that were taken from it."""
         if pass_.grad_inputs[0] is None:
             return
         stages = self._stages(pass_.grad_inputs[0], pass_.grad_output, pass_.workspace)
         for axis in reversed(range(len(stages) - 1)):
             target, source = stages[axis], stages[axis + 1]
-            target[...] = 0
-            for pixel, (low, high, share) in enumerate(self._taps(axis)):
-                here = _across(source, axis, pixel)
-                work = self._slice(pass_.workspace, here.shape)
-                for place, part in ((low, 1 - share), (high, share)):
-                    if part:
-                        self.xp.multiply(here, part, out=work, dtype=work.dtype)
-                        there = _across(target, axis, place)
-                        self.xp.add(there, work, out=work)
-                        there[...] = work
+            back: list[list[tuple[int, float]]] = [[] for _ in range(target.shape[1 + axis])]
+            for pixel, taps in enumerate(self._taps(axis)):
+                for place, share in taps:
+                    back[place].append((pixel, share))
+            for place, pixels in enumerate(back):
+                self._mean(pixels, source, target, axis, place, pass_.workspace)
+
+    def _mean(
+        self, taps: list[tuple[int, float]], source: Array, target: Array, axis: int, pixel: int, workspace: Array
+    ) -> None:
+        """Write to one slice of `target` the weighted sum of slices of `source`."""
+        here = _across(target, axis, pixel)
+        if not taps:
+            here[...] = 0
+            return
+        (first, share), *others = taps
+        if share == 1 and not others:
+            here[...] = _across(source, axis, first)
+            return
+        total, term = (self._slice(part, here.shape) for part in (workspace, workspace[self._slice_bytes :]))
+        self.xp.multiply(_across(source, axis, first), share, out=total, dtype=total.dtype)
+        for place, share in others:
+            self.xp.multiply(_across(source, axis, place), share, out=term, dtype=term.dtype)
+            self.xp.add(total, term, out=total)
+        here[...] = total
 
     def _stages(self, first: Array, last: Array, workspace: Array) -> list[Array]:
         """Return the arrays from the input to the output; those between lie in the workspace."""
-        stages, offset = [first], self._slice_bytes
+        stages, offset = [first], 2 * self._slice_bytes
         for shape, nbytes in zip(self._sizes[1:-1], self._between_bytes, strict=True):
             exact = math.prod(shape) * self.context.accumulator.itemsize
             stages.append(workspace[offset : offset + exact].view(self.context.accumulator).reshape(shape))
