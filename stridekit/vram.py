@@ -195,7 +195,7 @@ def budget(limit: int | str) -> Iterator[TrackedUsage]:
     True
     """
     usage = TrackedUsage()
-    tokens = _trackers.set((*_trackers.get(), usage)), _budgets.set((*_budgets.get(), (_bytes(limit), usage)))
+    tokens = _trackers.set((*_trackers.get(), usage)), _budgets.set((*_budgets.get(), (parse_bytes(limit), usage)))
     try:
         yield usage
     finally:
@@ -209,7 +209,8 @@ def remaining() -> int | None:
     return min(limit - usage.current for limit, usage in budgets) if budgets else None
 
 
-def _bytes(limit: int | str) -> int:
+def parse_bytes(limit: int | str) -> int:
+    """Read an amount of memory: bytes, or such as ``"2 GiB"``."""
     number: object = limit
     unit = "b"
     if isinstance(limit, str):

@@ -81,6 +81,17 @@ def test_the_json_holds_every_layer_and_the_totals(small):
     assert found["device"].startswith("cuda: NVIDIA H200")
 
 
+def test_the_largest_batch_fits_and_one_more_does_not(small):
+    result = invoke(small, "--train", "--fit", "1 MiB", "--backend", "reference", "--json", "r.json")
+    assert result.exit_code == 0, result.stderr
+    largest = json.loads(Path("r.json").read_text())["largest_batch"]
+    assert f"Largest batch within 1 MiB: {largest}\n" in result.stdout
+    network = sk.networks.load(small)
+    assert network.vram(largest, training=True, optimizer="momentum", backend="reference").peak <= 2**20
+    assert network.vram(largest + 1, training=True, optimizer="momentum", backend="reference").peak > 2**20
+    assert network.largest_batch(100, backend="reference") == 0
+
+
 def test_another_input_size_is_taken_where_the_layers_fit_it():
     result = invoke("resnet18", "--input", "97x113", "--backend", "reference")
     assert result.exit_code == 0, result.stderr
@@ -101,6 +112,7 @@ def test_another_input_size_is_taken_where_the_layers_fit_it():
         (("small.toml", "--device", "H300"), "H200"),
         (("small.toml", "--device", "H200", "--measure"), "give one of them"),
         (("small.toml", "--train", "--optimizer", "lion"), "wanted one of sgd, momentum, adam"),
+        (("small.toml", "--fit", "much"), "budget is 'much'"),
         (("yolov8n", "--train"), "training needs one output"),
         (("small.toml", "--json", "nowhere/r.json"), "there is no folder nowhere"),
         (("broken.toml",), "broken.toml:3: strid"),

@@ -30,6 +30,9 @@ def network(
         str | None, typer.Option(help="A card that need not be here, such as H200.  [default: the one here]")
     ] = None,
     backend: Annotated[str, typer.Option(help="auto, cuda, cpu or reference.")] = "auto",
+    fit: Annotated[
+        str | None, typer.Option(help="Also find the largest batch within so much memory, such as 24GiB.")
+    ] = None,
     measure: Annotated[bool, typer.Option("--measure", help="Also run it here, and measure memory and time.")] = False,
     all_layers: Annotated[
         bool, typer.Option("--all", help="List every layer, not only those that change a size or multiply.")
@@ -45,6 +48,7 @@ def network(
     stridekit network                                       the networks that ship
     stridekit network resnet50 --batch 32 --train
     stridekit network deeplabv3_r50 --input 513x513 --dtype float16 --device H200
+    stridekit network vgg16 --train --optimizer adam --device "RTX 4090" --fit 22GiB
     stridekit network mine.toml --all --json mine.json
     stridekit network resnet18 --batch 4 --train --measure
     """
@@ -73,13 +77,20 @@ def network(
     summary = loaded.summary(batch=batch, dtype=dtype)
     usage = loaded.vram(batch, dtype=dtype, training=train, optimizer=optimizer, **options)
     measured = _measure(loaded, batch, dtype, optimizer if train else None, options["backend"]) if measure else {}
+    largest = None
+    if fit is not None:
+        largest = loaded.largest_batch(fit, dtype=dtype, training=train, optimizer=optimizer, **options)
     what = f"a training step with {optimizer}" if train else "a run"
     if json is not None:
         content = {**summary.to_dict(), "device": where, "training": train, "vram": vars(usage), **measured}
         if train:
             content["optimizer"] = optimizer
+        if fit is not None:
+            content |= {"fit": fit, "largest_batch": largest}
         json.write_text(_json(content), encoding="utf-8")
     print_network(summary, usage, what, all_layers=all_layers)
+    if fit is not None:
+        typer.echo(f"Largest batch within {fit}: {largest}")
     if measured:
         difference = measured["measured_allocated"] - usage.allocated
         typer.echo(

@@ -332,6 +332,55 @@ class Network:
             backend=backend,
         )
 
+    def largest_batch(
+        self,
+        limit: int | str,
+        *,
+        input_size: InputSize = None,
+        dtype: Any = "float32",
+        training: bool = False,
+        optimizer: Optimizer | str = "sgd",
+        device: Device | str | None = None,
+        backend: str = "auto",
+    ) -> int:
+        """Return the most samples that a run, or a training step, takes within so much memory.
+
+        Parameters
+        ----------
+        limit : int or str
+            Bytes, or such as ``"24 GiB"``, for all of it: parameters, input, and what `vram` says is allocated.
+        input_size, dtype, training, optimizer, device, backend
+            As for `vram`.
+
+        Returns
+        -------
+        int
+            0 if not even one sample fits.
+
+        Examples
+        --------
+        >>> import stridekit as sk
+        >>> net = sk.networks.load("resnet18")
+        >>> batch = net.largest_batch("2 GiB", training=True, device="H200")
+        >>> net.vram(batch, training=True, device="H200").peak <= 2**31
+        True
+        """
+        from stridekit.networks.execution.fitting import largest_batch
+        from stridekit.vram import parse_bytes
+
+        def peak(batch: int) -> int:
+            return self.vram(
+                batch,
+                input_size=input_size,
+                dtype=dtype,
+                training=training,
+                optimizer=optimizer,
+                device=device,
+                backend=backend,
+            ).peak
+
+        return largest_batch(peak, parse_bytes(limit))
+
     # Running.
 
     def run(self, x: Array | Mapping[str, Array], *, backend: str = "auto") -> Array | dict[str, Array]:
