@@ -77,7 +77,7 @@ def test_the_json_holds_every_layer_and_the_totals(small):
     found = json.loads(Path("r.json").read_text())
     assert [layer["name"] for layer in found["layers"]] == ["image", "stem", "relu1", "flatten1", "classes"]
     assert (found["parameters"], found["dtype"], found["optimizer"]) == (837, "float16", "momentum")
-    assert found["vram"]["optimizer"] == sum(-(-n * 2 // 512) * 512 for n in (108, 4, 720, 5))
+    assert found["vram"]["optimizer"] == sum(-(-n * 4 // 512) * 512 for n in (108, 4, 720, 5))
     assert found["device"].startswith("cuda: NVIDIA H200")
 
 

@@ -299,7 +299,7 @@ class Network:
         batch : int
         input_size : int, spatial sizes, or ``(C, *spatial)``, optional
         dtype : str or dtype
-            Of activations, parameters, gradients and the optimizer's state.
+            Of activations, parameters and gradients; the optimizer keeps its state in float32 at least.
         training : bool
             A training step instead of a run.
         optimizer : {"sgd", "momentum", "adam"} or Optimizer
