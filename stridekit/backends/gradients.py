@@ -109,16 +109,16 @@ class InputGradient:
 
     def supports(self, problem: ConvProblem, device: Any) -> str:
         """Return ``""``, or why the forward algorithm cannot compute one of the phases."""
-        reasons = (self._forward.supports(part, device) for part in _dense(problem))
+        reasons = (self._forward.supports(part, device) for part in dense_phases(problem))
         return next((reason for reason in reasons if reason), "")
 
     def cost(self, problem: ConvProblem, device: Any) -> float:
         """Return the modelled seconds of all phases."""
-        return sum(self._forward.cost(part, device) for part in _dense(problem))
+        return sum(self._forward.cost(part, device) for part in dense_phases(problem))
 
     def detail(self, problem: ConvProblem, device: Any) -> str:
         """Say how many phases there are, and what the forward algorithm decided for the first."""
-        dense = _dense(problem)
+        dense = dense_phases(problem)
         first = self._forward.detail(dense[0], device) if dense else ""
         return f"{len(dense)} dense problems, one for each phase of the stride" + (f"; {first}" if first else "")
 
@@ -136,7 +136,7 @@ class InputGradient:
         """Return the bytes of every phase's weights in the forward algorithm's order."""
         if _staged(problem):
             return problem.weight_bytes
-        return sum(align(self._forward.packed_bytes(part, device)) for part in _dense(problem))
+        return sum(align(self._forward.packed_bytes(part, device)) for part in dense_phases(problem))
 
     def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
         """Write the weights of every phase in the forward algorithm's order."""
@@ -152,7 +152,7 @@ class InputGradient:
                 first += align(nbytes)
 
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
-        """Return the bytes of the largest phase's workspace, and of what is staged beside it."""
+        """Return the bytes of workspace of the phases, and of what is staged beside it."""
         return self._layout(problem, device, packed).nbytes
 
     def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
@@ -171,11 +171,30 @@ class InputGradient:
             weight = self._converted(device, weight, parts["wide_weight"].view(wide).reshape(weight.shape))
             room = over_pixels(parts["wide_grad_output"], dense, dense.output_shape)
             grad_output = self._converted(device, grad_output, room)
+        self._correlate(dense, device, Operands(None, weight, packed, operands.bias, grad_output), parts, target)
+        if _staged(problem):
+            self._moves.fold(problem, device, target, out)
+
+    def _layout(self, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
+        return _layout(self, problem, device, packed)
+
+    def regions(self, dense: ConvProblem, device: Any, packed: bool) -> tuple[tuple[str, int], ...]:
+        """Return the names and bytes of what the phases of a problem whose padding holds zeros need."""
+        phase = max((self._forward.workspace(part, device, packed=packed) for part in dense_phases(dense)), default=0)
+        if dense.groups > 1 and dense.group_in_channels > 1 and not packed:
+            return (("phase", phase), ("turned", math.prod(dense.weight_shape) * dense.itemsize))
+        return (("phase", phase),)
+
+    def _correlate(
+        self, dense: ConvProblem, device: Any, operands: Operands, regions: dict[str, Array], target: Array
+    ) -> None:
+        """Compute every phase of a problem whose padding holds zeros."""
+        weight, packed = operands.weight, operands.packed_weight
         turned = None
-        if "turned" in parts:
-            turned = self._regrouped(problem, device, weight, parts["turned"].view(weight.dtype))
+        if "turned" in regions:
+            turned = self._regrouped(dense, device, weight, regions["turned"].view(weight.dtype))
         elif packed is None:
-            turned = _turned(problem, weight)
+            turned = _turned(dense, weight)
         for step in _steps(self._forward, dense, device, packed is not None):
             pixels = target[step.pixels]
             if step.problem is None:
@@ -183,13 +202,8 @@ class InputGradient:
                 continue
             chosen = None if packed is None else packed[step.packed]
             part = None if turned is None else turned[step.taps]
-            given = Operands(grad_output[step.outputs], part, chosen, operands.bias)
-            self._forward.run(step.problem, device, given, parts["phase"][: step.workspace], pixels)
-        if _staged(problem):
-            self._moves.fold(problem, device, target, out)
-
-    def _layout(self, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
-        return _layout(self._forward, problem, device, packed)
+            given = Operands(operands.grad_output[step.outputs], part, chosen, operands.bias)
+            self._forward.run(step.problem, device, given, regions["phase"][: step.workspace], pixels)
 
     def _converted(self, device: Any, source: Array, target: Array) -> Array:
         self._moves.convert(device, source, target)
@@ -206,13 +220,9 @@ class InputGradient:
 
 
 @lru_cache(maxsize=4096)
-def _layout(forward: Algorithm, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
+def _layout(gradient: InputGradient, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
     dense = padded_problem(problem)
-    packed = packed and not _staged(problem)
-    phase = max((forward.workspace(part, device, packed=packed) for part in _dense(problem)), default=0)
-    regions = [("phase", phase)]
-    if problem.groups > 1 and problem.group_in_channels > 1 and not packed:
-        regions.append(("turned", math.prod(problem.weight_shape) * dense.itemsize))
+    regions = [*gradient.regions(dense, device, packed and not _staged(problem))]
     if _staged(problem):
         regions.append(("padded", math.prod(dense.input_shape) * dense.itemsize))
     if dense.dtype != problem.dtype:
@@ -354,8 +364,9 @@ def _exchanged(axis: AxisGeometry) -> AxisGeometry:
     )
 
 
-def _dense(problem: ConvProblem) -> list[ConvProblem]:
-    return [part.problem for part in phase_parts(padded_problem(problem)) if part.problem is not None]
+def dense_phases(problem: ConvProblem) -> tuple[ConvProblem, ...]:
+    """Return the forward problems of an input gradient, those of no phase that no window reads."""
+    return tuple(part.problem for part in phase_parts(padded_problem(problem)) if part.problem is not None)
 
 
 def _staged(problem: ConvProblem) -> bool:

@@ -7,14 +7,26 @@ from functools import cache
 
 from stridekit import caching
 from stridekit.backends import Algorithm
-from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile
+from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile, PairedTile
 from stridekit.backends.cpu.moving import HostMoves
+from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
-from stridekit.backends.directions import directions
+from stridekit.backends.cpu.weights import RunTile
+from stridekit.backends.gradients import WeightGradient
+from stridekit.backends.patches import PatchGradient
 from stridekit.memory import HOST, Memory
 
-ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((LanewiseTile(), BroadcastTile()), HostMoves())
+_FORWARD, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
+
+ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
+    "forward": _FORWARD,
+    "input_grad": (
+        *(JointInputGradient(algorithm, _MOVES) for algorithm in _FORWARD),
+        *(PatchGradient(algorithm, _MOVES) for algorithm in _FORWARD),
+    ),
+    "weight_grad": (WeightGradient(LanewiseTile()), RunTile()),
+}
 
 
 @cache

@@ -41,6 +41,8 @@ class Blocking(NamedTuple):
         Input channels summed at once.
     multiplier, lanewise : int, bool
         Filters of each input channel, where every lane reads a channel of its own.
+    subgroups, group_filters : int
+        How many of the problem's groups are one group here, and how many filters each of them has.
     pixel_channels : int
         Channels of one box pixel.
     copies : bool
@@ -72,6 +74,8 @@ class Blocking(NamedTuple):
     multiplier: int
     pixel_channels: int
     lanewise: bool
+    subgroups: int
+    group_filters: int
     copies: bool
     skips: bool
     padding_mode: int
@@ -138,6 +142,24 @@ def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
 
 
 @lru_cache(maxsize=4096)
+def paired_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
+    """Cut a problem for paired tiles: two groups of half a vector of filters each are one group."""
+    channels = problem.group_in_channels
+    return _cut(
+        problem,
+        device,
+        groups=problem.groups // 2,
+        channels=channels,
+        filters=2 * problem.group_out_channels,
+        channel_block=channels,
+        multiplier=1,
+        pixel_channels=2 * channels,
+        lanewise=False,
+        subgroups=2,
+    )
+
+
+@lru_cache(maxsize=4096)
 def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
     """Cut a depthwise problem for lanewise tiles: each lane is a filter with its own input channel."""
     itemsize = accumulator_itemsize(problem)
@@ -156,8 +178,12 @@ def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
 
 def _tile_vectors(filters: int, itemsize: int, device: CpuDevice) -> int:
     """Share the vectors of `filters` out evenly: five are a tile of three and one of two, not four and one."""
-    vectors = -(-filters // device.lanes(itemsize))
-    return -(-vectors // -(-vectors // max(device.tiles)))
+    return evenly(-(-filters // device.lanes(itemsize)), max(device.tiles))
+
+
+def evenly(count: int, most: int) -> int:
+    """Return the size of the parts, of at most `most`, into which `count` things are shared out evenly."""
+    return -(-count // -(-count // most))
 
 
 def _cut(
@@ -171,6 +197,7 @@ def _cut(
     multiplier: int,
     pixel_channels: int,
     lanewise: bool,
+    subgroups: int = 1,
 ) -> Blocking:
     itemsize = accumulator_itemsize(problem)
     lanes = device.lanes(itemsize)
@@ -225,6 +252,8 @@ def _cut(
         multiplier=multiplier,
         pixel_channels=pixel_channels,
         lanewise=lanewise,
+        subgroups=subgroups,
+        group_filters=problem.group_out_channels,
         copies=problem.dtype in ("float32", "float64"),
         skips=_skips(problem, channels),
         padding_mode=PADDING_MODES.index(problem.padding_mode),

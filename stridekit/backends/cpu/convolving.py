@@ -67,6 +67,7 @@ class Call(NamedTuple):
 
 
 _read_call = read_ints(len(Call._fields))
+_CALL_BYTES = 8 * len(Call._fields)
 
 
 @inlined
@@ -91,8 +92,9 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     pixels, targets, reached = scratch + b.pixels, scratch + b.targets, scratch + b.reached
     row_table, rows_of = scratch + b.rows, 0
     # A kernel row is one run of products where its channels lie end to end.
-    box_rows = b.channel_blocks == 1 and b.w.tap_step == 1 and not b.lanewise and not (b.skips and b.w.pad > 0)
-    x_rows = b.channel_blocks == 1 and b.w.dilation == 1 and x_strides[4] == w_pitch and not b.lanewise
+    runs = b.channel_blocks == 1 and b.channels == b.pixel_channels and not b.lanewise
+    box_rows = runs and b.w.tap_step == 1 and not (b.skips and b.w.pad > 0)
+    x_rows = runs and b.w.dilation == 1 and x_strides[4] == w_pitch
     box_taps, x_taps = scratch + b.box_taps, scratch + b.x_taps
     fill_tap_table(box_taps, b, box_rows, b.d.tap_step * d_pitch, b.h.tap_step * h_pitch, b.w.tap_step * w_pitch)
     fill_tap_table(
@@ -111,11 +113,11 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
         last = min(first + b.filter_chunk, b.filter_blocks)
         d0, h0, w0, rest = block_origin(b, place)
         group, n = rest % b.groups, rest // b.groups
-        # Lanewise, the box holds the channels of one filter block; else all channels of the group.
+        # Lanewise, the box holds the channels of one filter block; else all that the group's filters read.
         wanted = task if b.lanewise else place
         if wanted != prepared:
             prepared = wanted
-            channel, count = group * b.channels, b.channels
+            channel, count = group * b.pixel_channels, b.pixel_channels
             if b.lanewise:
                 channel = first * tile_channels
                 count = min(tile_channels, b.filters - channel)
@@ -211,10 +213,12 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
 
 
 def convolve(dtype: str) -> int:
-    """Return the address of the compiled loop nest for arrays of `dtype`; a job is a `Call`."""
+    """Return the address of the compiled loop nest for arrays of `dtype`; a job is a count, and so many `Call`."""
     tag, acc = tags(dtype)
 
     def run(job: int, worker: int) -> None:
-        _convolve(tag, acc, job, worker)
+        # Problems do not wait for each other: who finds no task left of one goes on to the next.
+        for number in range(get_int(job, 0)):
+            _convolve(tag, acc, job + 8 + number * _CALL_BYTES, worker)
 
     return entry(run, f"convolve_{dtype}")

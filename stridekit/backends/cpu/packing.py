@@ -8,6 +8,7 @@ from stridekit.backends.cpu.compiling import entry, helper, kernel
 from stridekit.backends.cpu.tables import read_blocking
 from stridekit.backends.cpu.vector import (
     copy_vectors,
+    get_int,
     load,
     next_task,
     read_ints,
@@ -63,6 +64,30 @@ def _place(b: Any, number: int) -> tuple[int, int]:
 
 
 @helper
+def _evenly_spaced(b: Any, p: Any) -> bool:
+    """Say whether the filters that are lanes lie `k` apart, even from one group to the next."""
+    return not (b.lanewise or b.subgroups > 1) or p.g == b.group_filters * p.k
+
+
+@helper
+def _gather_lanes(tag: Any, acc: Any, b: Any, p: Any, source: int, target: int, first: int, count: int) -> None:
+    """Store the weights of `count` filters from `first` on as lanes.
+
+    `source` is where filter `first` lies, or filter 0 where they are not evenly spaced.
+    """
+    if _evenly_spaced(b, p):
+        for lane in range(count):
+            store(acc, target + lane * b.itemsize, load(tag, source + lane * p.k))
+        return
+    group, filter_ = source + first // b.group_filters * p.g, first % b.group_filters
+    for lane in range(count):
+        store(acc, target + lane * b.itemsize, load(tag, group + filter_ * p.k))
+        filter_ += 1
+        if filter_ == b.group_filters:
+            group, filter_ = group + p.g, 0
+
+
+@helper
 def _pack_columns(tag: Any, acc: Any, b: Any, p: Any, first: int, last: int, done: int) -> None:
     """Pack vectors `first` to `last` of filters channel by channel, from column `done` on.
 
@@ -74,11 +99,14 @@ def _pack_columns(tag: Any, acc: Any, b: Any, p: Any, first: int, last: int, don
         depth = min(b.channel_block, b.channels - c // b.channel_block * b.channel_block)
         for number in range(first, last):
             start, row = _place(b, number)
-            filter_ = number // b.vectors * b.filters + number % b.vectors * b.lanes
-            filters = min(b.lanes, b.filters - number % b.vectors * b.lanes)
-            whole = b.copies and p.k == b.itemsize and filters == b.lanes
+            within = number % b.vectors * b.lanes
+            filters = min(b.lanes, b.filters - within)
+            even = _evenly_spaced(b, p)
+            whole = b.copies and even and p.k == b.itemsize and filters == b.lanes
             target = p.packed + start + _column(b, row, c, 0)
-            corner = p.weight + filter_ * p.k + c * p.c
+            corner = p.weight + number // b.vectors * b.subgroups * p.g + c * p.c
+            if even:
+                corner += within * p.k
             tap = c * positions
             for t in range(b.d.kernel):
                 for r in range(b.h.kernel):
@@ -88,8 +116,7 @@ def _pack_columns(tag: Any, acc: Any, b: Any, p: Any, first: int, last: int, don
                             if whole:
                                 copy_vectors(target, at, 1)
                             else:
-                                for lane in range(filters):
-                                    store(acc, target + lane * b.itemsize, load(tag, at + lane * p.k))
+                                _gather_lanes(tag, acc, b, p, at, target, within, filters)
                                 for lane in range(filters, b.lanes):
                                     store(acc, target + lane * b.itemsize, acc)
                         target += depth * row
@@ -107,7 +134,7 @@ class Packing(NamedTuple):
     unbounded : address of a word that becomes 1 if a weight is infinite or NaN
     counter : address of the shared task counter
     flat : whether each filter's weights lie end to end
-    weight, k, c, d, h, w : address of element (0, 0, 0, 0, 0) and strides in bytes
+    weight, g, k, c, d, h, w : address of the first element and strides in bytes, `g` from group to group
     """
 
     words: int
@@ -116,6 +143,7 @@ class Packing(NamedTuple):
     counter: int
     flat: int
     weight: int
+    g: int
     k: int
     c: int
     d: int
@@ -124,6 +152,7 @@ class Packing(NamedTuple):
 
 
 _read_packing = read_ints(len(Packing._fields))
+_PACKING_BYTES = 8 * len(Packing._fields)
 
 
 @helper
@@ -141,11 +170,11 @@ def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
             return
         last = min(first + TASK_VECTORS, total)
         done = 0
-        if p.flat != 0 and b.copies:
+        if p.flat != 0 and b.copies and _evenly_spaced(b, p):
             for number in range(first, last):
                 start, row = _place(b, number)
                 within = number % b.vectors * b.lanes
-                source = p.weight + (number // b.vectors * b.filters + within) * p.k
+                source = p.weight + number // b.vectors * b.subgroups * p.g + within * p.k
                 done = _pack_flat(acc, b, row, source, p.k, min(b.lanes, b.filters - within), p.packed + start)
         _pack_columns(tag, acc, b, p, first, last, done)
         for number in range(first, last):
@@ -155,20 +184,20 @@ def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
 
 
 def pack_weights(dtype: str) -> int:
-    """Return the address of the compiled packing of weights of `dtype`; a job is a `Packing`."""
+    """Return the address of the compiled packing of weights of `dtype`; a job is a count, and so many `Packing`."""
     tag, acc = tags(dtype)
 
     def run(job: int, worker: int) -> None:
-        _pack_weights(tag, acc, job, worker)
+        for number in range(get_int(job, 0)):
+            _pack_weights(tag, acc, job + 8 + number * _PACKING_BYTES, worker)
 
     return entry(run, f"pack_weights_{dtype}")
 
 
 @kernel
-def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int, counter: int) -> None:
-    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros; the task counter becomes 0."""
+def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int) -> None:
+    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros."""
     b = read_blocking(words)
-    set_int(counter, 0, 0)
     padded = b.vectors * b.lanes
     for group in range(b.groups):
         for k in range(padded):

@@ -81,7 +81,7 @@ def block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: in
     w = even(width, w)
     h = 1
     # Under a long dilated kernel neighbouring blocks gather much the same rows: then rather a larger box.
-    while h < height and (box_bytes(1, min(2 * h, height), w) <= target or _mostly_shared(geometry[1], h)):
+    while h < height and (box_bytes(1, min(2 * h, height), w) <= target or mostly_shared(geometry[1], h)):
         h = min(2 * h, height)
     h = even(height, h)
     d = 1
@@ -132,6 +132,6 @@ def divisions(filter_blocks: int, threads: int) -> tuple[int, ...]:
     return tuple(range(1, min(filter_blocks, TASKS_PER_THREAD * threads) + 1)) if threads > 1 else (1,)
 
 
-def _mostly_shared(axis: AxisGeometry, outputs: int) -> bool:
+def mostly_shared(axis: AxisGeometry, outputs: int) -> bool:
     """Say whether most of the rows that a block of `outputs` reads are read by the next block too."""
     return axis.kernel_extent - axis.stride > 2 * outputs * axis.stride

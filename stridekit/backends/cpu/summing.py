@@ -7,7 +7,7 @@ from typing import Any
 
 from stridekit.backends.cpu.compiling import helper, inlined
 from stridekit.backends.cpu.processor import host
-from stridekit.backends.cpu.tile import broadcast_tile, lanewise_tile
+from stridekit.backends.cpu.tile import broadcast_tile, lanewise_tile, paired_tile
 from stridekit.backends.cpu.vector import get_int, set_int
 
 
@@ -138,13 +138,16 @@ def _by_vectors(name: str, loops: list[tuple[int, Any]]) -> Any:
     return _named(inlined, choose, f"{name}_from_{number}")
 
 
-def _all_tiles(tile: Callable[[int, int], Any]) -> Any:
-    loops = [(vectors, _over_pixels(tile, pixels, vectors)) for vectors, pixels in host().tiles.items()]
-    return _by_vectors(tile.__name__, loops)
+def _all_tiles(tile: Callable[[int, int], Any], most_vectors: int) -> Any:
+    tiles = {vectors: pixels for vectors, pixels in host().tiles.items() if vectors <= most_vectors}
+    return _by_vectors(
+        tile.__name__, [(vectors, _over_pixels(tile, pixels, vectors)) for vectors, pixels in tiles.items()]
+    )
 
 
-_broadcast = _all_tiles(broadcast_tile)
-_lanewise = _all_tiles(lanewise_tile)
+_broadcast = _all_tiles(broadcast_tile, max(host().tiles))
+_lanewise = _all_tiles(lanewise_tile, max(host().tiles))
+_paired = _all_tiles(paired_tile, 1)
 
 
 @inlined
@@ -187,6 +190,23 @@ def sum_pixels(
         start, step = (bias, 0) if c == 0 else (sums, row)
         if b.lanewise:
             _lanewise(
+                vectors,
+                acc,
+                pixels,
+                count,
+                reached,
+                table,
+                tap_count,
+                some_taps,
+                depth,
+                weight,
+                start,
+                step,
+                targets,
+                plane,
+            )
+        elif b.subgroups > 1:
+            _paired(
                 vectors,
                 acc,
                 pixels,

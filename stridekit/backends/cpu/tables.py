@@ -68,7 +68,7 @@ def fill_inner_table(table: int, corner: int, low: Any, high: Any, d_step: int, 
                 set_int(table, at, address)
                 address += w_step
                 at += 1
-    _repeat_last(table, at)
+    repeat_last(table, at)
     return at
 
 
@@ -88,7 +88,7 @@ def fill_outer_table(
             for w in range(right - origin[2], stop[2] - origin[2]):
                 set_int(table, at, row + w * w_step)
                 at += 1
-    _repeat_last(table, at)
+    repeat_last(table, at)
     return at
 
 
@@ -101,7 +101,7 @@ def _outer_columns(d: int, h: int, origin: Any, low: Any, high: Any, stop: Any) 
 
 
 @helper
-def _repeat_last(table: int, count: int) -> None:
+def repeat_last(table: int, count: int) -> None:
     """Fill up a table for the last tile, which then computes its last pixel again."""
     if count > 0:
         last = get_int(table, count - 1)
@@ -135,4 +135,4 @@ def fill_reached_table(table: int, b: Any, whole_rows: bool, origin: Any, low: A
                 if w < left or w >= right:
                     set_int(table, at, rows if whole_rows else rows * _reached(b.w, w, 1))
                     at += 1
-    _repeat_last(table, at)
+    repeat_last(table, at)

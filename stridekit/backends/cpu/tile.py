@@ -47,6 +47,14 @@ def lanewise_tile(pixels: int, vectors: int) -> Any:
     return intrinsic(_tile(pixels, vectors, _emit_lanewise))
 
 
+def paired_tile(pixels: int, vectors: int) -> Any:
+    """Return the tile of P x Q for two groups: the lower half of each vector is of one, the upper half of the other.
+
+    The elements of the second group's tap lie behind those of the first.
+    """
+    return intrinsic(_tile(pixels, vectors, _emit_paired))
+
+
 class _Tile:
     """Emits the parts that both tiles share: vector type, sums, loads, multiply-adds."""
 
@@ -85,6 +93,11 @@ class _Tile:
         first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
         mask = ir.Constant(ir.VectorType(_INT32, self.lanes), [0] * self.lanes)
         return builder.shuffle_vector(first, undefined, mask)
+
+    def broadcast_halves(self, low: _Value, high: _Value) -> _Value:
+        half = self.lanes // 2
+        upper = ir.Constant(ir.VectorType(ir.IntType(1), self.lanes), [lane >= half for lane in range(self.lanes)])
+        return self.builder.select(upper, self.broadcast(high), self.broadcast(low))
 
     def multiply_add(self, total: _Value, a: _Value, b: _Value) -> None:
         builder = self.builder
@@ -166,8 +179,79 @@ def _emit_broadcast(tile: _Tile, bases: list[_Value], length: _Value, weights: _
         elements(builder.add(done, loop.index), 1)
 
 
+def _emit_paired(tile: _Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
+    builder = tile.builder
+    row = ir.Constant(_INT64, tile.vectors * VECTOR_BYTES)
+    itemsize = ir.Constant(_INT64, tile.itemsize)
+    to_second = builder.mul(length, itemsize)
+    with cgutils.for_range(builder, length, intp=_INT64) as loop:
+        vectors = tile.load_vectors(builder.add(weights, builder.mul(loop.index, row)))
+        shift = builder.mul(loop.index, itemsize)
+        for base, sums in zip(bases, tile.sums, strict=True):
+            first = builder.add(base, shift)
+            value = tile.broadcast_halves(first, builder.add(first, to_second))
+            for vector, total in zip(vectors, sums, strict=True):
+                tile.multiply_add(total, value, vector)
+
+
 def _emit_lanewise(tile: _Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
     vectors = tile.load_vectors(weights)
     for base, sums in zip(bases, tile.sums, strict=True):
         for number, (vector, total) in enumerate(zip(vectors, sums, strict=True)):
             tile.multiply_add(total, tile.load_vector(base, number), vector)
+
+
+def run_tile(pixels: int, vectors: int) -> Any:
+    """Return the weight gradient's tile of P x Q: lanes are filters, pixels are channels and taps, pixels are summed.
+
+    A function ``(acc, pixels, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)``:
+
+    pixels, start : address of P int64, and what to add to each for the address of its first input element
+    rows, row_step : how many rows are summed, and bytes from row to row of the input
+    length, step : elements of a row, and bytes from element to element
+    weights, weight_row, weight_step : address of the first Q vectors, and bytes from row to row and element to element
+    sums : address of P rows of Q vectors, which are added to
+    """
+
+    def declare(
+        typingctx: Any,
+        acc: Any,
+        table: Any,
+        start: Any,
+        rows: Any,
+        row_step: Any,
+        length: Any,
+        step: Any,
+        weights: Any,
+        weight_row: Any,
+        weight_step: Any,
+        sums: Any,
+    ) -> Any:
+        def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+            _, pixel_table, first, row_count, x_row, count, x_step, weight, w_row, w_step, rows_of_sums = args
+            tile = _Tile(context, builder, acc, pixels, vectors)
+            tile.begin(rows_of_sums, ir.Constant(_INT64, vectors * VECTOR_BYTES))
+            bases = [tile.integer(pixel_table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
+            with cgutils.for_range(builder, row_count, intp=_INT64) as row:
+                at, here = cgutils.alloca_once(builder, _INT64), cgutils.alloca_once(builder, _INT64)
+                builder.store(builder.add(first, builder.mul(row.index, x_row)), at)
+                builder.store(builder.add(weight, builder.mul(row.index, w_row)), here)
+                with cgutils.for_range(builder, count, intp=_INT64):
+                    shift, where = builder.load(at), builder.load(here)
+                    loaded = tile.load_vectors(where)
+                    for base, totals in zip(bases, tile.sums, strict=True):
+                        value = tile.broadcast(builder.add(base, shift))
+                        for vector, total in zip(loaded, totals, strict=True):
+                            tile.multiply_add(total, value, vector)
+                    builder.store(builder.add(shift, x_step), at)
+                    builder.store(builder.add(where, w_step), here)
+            for pixel, totals in enumerate(tile.sums):
+                target = tile.address(rows_of_sums, pixel * vectors * VECTOR_BYTES)
+                for number, total in enumerate(totals):
+                    where = tile.address(target, number * VECTOR_BYTES)
+                    builder.store(builder.load(total), tile.pointer(where, tile.vector), align=4)
+            return context.get_dummy_value()
+
+        return types.void(acc, *(types.int64,) * 10), codegen
+
+    return intrinsic(declare)
