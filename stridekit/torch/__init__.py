@@ -1,7 +1,8 @@
 """PyTorch's convolutions, computed by stridekit: functions, modules, and a swap of a whole model's.
 
 Tensors share their memory with the arrays that the backends see, on the CPU and on CUDA devices; gradients of any order
-are PyTorch's to ask for. Nothing else in stridekit imports this package, or PyTorch.
+are PyTorch's to ask for. Nothing else in stridekit imports this package, and only `Network.from_torch` imports
+PyTorch, when it is called.
 """
 
 from __future__ import annotations
