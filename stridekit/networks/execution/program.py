@@ -198,7 +198,8 @@ class Program:
                 elif step.updates is not None:
                     assert optimizer is not None
                     (gradient,) = step.reads
-                    optimizer.update(self.context, step.updates, views[step.updates], views[gradient], workspace)
+                    parameter = views[self.schedule.parameters[step.updates]]
+                    optimizer.update(self.context, step.updates, parameter, views[gradient], workspace)
                 else:
                     assert step.run is not None
                     step.run(views, workspace)
@@ -236,7 +237,7 @@ class Program:
         return arena, views
 
     def _parameters(self, memory: Memory) -> dict[str, Array]:
-        """Return the parameters where the program runs: they move there, and stay."""
+        """Return the parameters where the program runs, by the values' names: they move there, and stay."""
         parameters = self.network.parameters
         for name, array in parameters.items():
             if array.dtype != self.context.element:
@@ -245,7 +246,7 @@ class Program:
                     f"network.astype({self.context.dtype!r})"
                 )
         parameters.update({name: brought(array, memory) for name, array in parameters.items()})
-        return parameters
+        return {name: parameters[own] for own, name in self.schedule.parameters.items()}
 
     def _classes(self, target: Array, memory: Memory) -> Array:
         wanted = self.schedule.classes

@@ -31,6 +31,8 @@ class Schedule:
         Values that are returned.
     kernels : dict of Kernel
         By layer.
+    parameters : dict of str
+        What each parameter and buffer is called among the values.
     classes : tuple of int
         Shape of the target in training: ``(N, *spatial)``.
     class_count : int
@@ -43,6 +45,7 @@ class Schedule:
     values: dict[str, Value] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     kernels: dict[str, Kernel] = field(default_factory=dict)
+    parameters: dict[str, str] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
     class_count: int = 0
     loss: str = ""
@@ -80,7 +83,9 @@ class _Scheduler:
         self.network, self.batch, self.context = network, batch, context
         self.found = Schedule()
         self.trained = _trained(network) if context.training else set()
-        self.named = {*network.by_name, *network.parameter_shapes, *network.buffer_shapes}
+        self.named = set(network.by_name)
+        for name in (*network.parameter_shapes, *network.buffer_shapes):
+            self.found.parameters[name] = self._unused(name)
         self.saved: dict[str, dict[str, str]] = {}
         self.gradients: dict[str, str] = {}
         self.contributions: dict[str, int] = {}
@@ -106,7 +111,7 @@ class _Scheduler:
                 name: self._add(f"{layer.name}.{name}", each, dtype, "saved")
                 for name, (each, dtype) in kernel.saved.items()
             }
-        parameters = _parameter_names(layer)
+        parameters = self._parameters_of(layer)
 
         def run(views: Views, workspace: Array) -> None:
             kernel.forward(
@@ -191,7 +196,7 @@ class _Scheduler:
         totals: dict[str, str] = {}
         targets = [self._gradient(name, totals) if name in self.trained else None for name in sources]
         owned = {short: self._parameter_gradient(layer, short, totals) for short in layer.operation.parameter_shapes()}
-        parameters = _parameter_names(layer)
+        parameters = self._parameters_of(layer)
         saved = self.saved[layer.name]
         inputs = sources if kernel.saves_inputs else []
         output = [layer.name] if kernel.saves_output else []
@@ -294,6 +299,11 @@ class _Scheduler:
         self.named.add(name)
         return name
 
+    def _parameters_of(self, layer: Layer) -> dict[str, str]:
+        """Return what a layer reads beside its inputs, by short names."""
+        short = (*layer.operation.parameter_shapes(), *layer.operation.buffer_shapes())
+        return {name: self.found.parameters[f"{layer.owner}.{name}"] for name in short}
+
     def _shape(self, name: str) -> Shape:
         """Return ``(N, C, *spatial)`` of what a layer gives."""
         feature = self.network.features[name]
@@ -309,12 +319,6 @@ def _trained(network: Network) -> set[str]:
         ):
             found.add(layer.name)
     return found
-
-
-def _parameter_names(layer: Layer) -> dict[str, str]:
-    """Return the full names of what a layer reads beside its inputs, by their short ones."""
-    short = (*layer.operation.parameter_shapes(), *layer.operation.buffer_shapes())
-    return {name: f"{layer.owner}.{name}" for name in short}
 
 
 def _stored(shape: Shape) -> Shape:
