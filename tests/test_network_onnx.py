@@ -305,6 +305,16 @@ MISTAKES: dict[str, tuple[list[Node], tuple[Any, ...], dict[str, Any], int, str]
                    r"node 'n1' \(Add\): adds a constant to what activation 'n0' gives"),
     "max-pool-pad": ([("Pad", ["x", "p"], {}), ("MaxPool", ["y0"], {"kernel_shape": [2, 2]})],
                      IMAGE, {"p": ints(0, 0, 1, 1, 0, 0, 1, 1)}, 17, r"padded by node 'n0' \(Pad\): only a convol"),
+    "many-bounds": (
+        [("Clip", ["x", "b"], {})],
+        IMAGE,
+        {"b": (7,)},
+        17,
+        r"node 'n0' \(Clip\): a bound is not one constant number",
+    ),
+    "flag": (
+        [("ReduceMax", ["x"], {"axes": [2, 3], "keepdims": 2})], IMAGE, {}, 17, r"keepdims is 2; wanted 0 or 1"
+    ),
     "pad-one": ([("Pad", ["x", "p", "v"], {}), ("Conv", ["y0", "w"], {})],
                 IMAGE, {**W, "p": ints(0, 0, 1, 1, 0, 0, 1, 1), "v": np.array(1.0)}, 17, r"pads with 1\.0; known are"),
     "pad-channels": ([("Pad", ["x", "p"], {}), ("Conv", ["y0", "w"], {})],

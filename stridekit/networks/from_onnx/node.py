@@ -60,7 +60,10 @@ class Node:
 
     def flag(self, name: str, default: bool = False) -> bool:
         """Return an integer that means yes or no."""
-        return bool(self.integer(name, int(default)))
+        found = self.integer(name, int(default))
+        if found not in (0, 1):
+            raise NetworkError(f"{name} is {found}; wanted 0 or 1")
+        return bool(found)
 
     def real(self, name: str, default: float) -> float:
         """Return a number, as the shortest decimal that it can have been."""

@@ -41,9 +41,15 @@ def _clip(node: Node) -> Value:
         low = node.real("min", 0.0) if node.has("min") else None
         high = node.real("max", 0.0) if node.has("max") else None
     else:
-        bounds = [None if node.input(at) is None else constant(node.input(at), "a bound") for at in (1, 2)]
-        low, high = (None if bound is None else number(bound) for bound in bounds)
+        low, high = (_bound(node.input(at)) for at in (1, 2))
     return elementwise.clip(node.tracer, node.input(0), low, high, node.operator)
+
+
+def _bound(value: Value) -> float | None:
+    found = number(value)
+    if value is not None and found is None:
+        raise NetworkError("a bound is not one constant number")
+    return found
 
 
 def _add(node: Node) -> Value:
