@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from stridekit.errors import NetworkError
-from stridekit.networks.network import Feature, Layer, Network
+from stridekit.networks.layers import Feature, Layer
+from stridekit.networks.network import Network
 
 __all__ = ["Feature", "Layer", "Network", "NetworkError", "load", "names"]
 

@@ -3,55 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
-from stridekit.arguments import as_int, is_int
+from stridekit.arguments import as_int
 from stridekit.arrays import Array, dtype_name, numpy_dtype
-from stridekit.errors import NetworkError, ShapeError, StridekitError
-from stridekit.networks.operations import Input, Operation, Shape
+from stridekit.errors import NetworkError
+from stridekit.networks.layers import Feature, InputSize, Layer, features_of, input_shape, resolved
+from stridekit.networks.operations import Input, Shape
 
 if TYPE_CHECKING:
     from stridekit.backends import Device
     from stridekit.networks.execution import NetworkVram, Optimizer
     from stridekit.networks.summary import Summary
-
-InputSize: TypeAlias = int | Sequence[int] | None
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer.
-
-    Attributes
-    ----------
-    name : str
-    operation : Operation
-    inputs : tuple of str
-        Names of the layers that it reads.
-    shares : str, optional
-        Name of the layer whose parameters it uses; by default its own.
-    """
-
-    name: str
-    operation: Operation
-    inputs: tuple[str, ...] = ()
-    shares: str | None = None
-
-    @property
-    def owner(self) -> str:
-        """Name of the layer that the parameters are of."""
-        return self.name if self.shares is None else self.shares
-
-
-@dataclass(frozen=True)
-class Feature:
-    """What comes out of a layer: ``shape`` of one sample, and how many such samples for each of the batch."""
-
-    shape: Shape
-    samples: int = 1
 
 
 class Network:
@@ -87,7 +53,7 @@ class Network:
         parameters: dict[str, Any] | None = None,
     ):
         self.name, self.source = name, source
-        self.layers = _resolved(tuple(layers))
+        self.layers = resolved(tuple(layers))
         self.by_name = {layer.name: layer for layer in self.layers}
         read = {name for layer in self.layers for name in layer.inputs}
         unread = tuple(layer.name for layer in self.layers if layer.name not in read)
@@ -167,7 +133,7 @@ class Network:
             return self
         first = self.inputs[0]
         assert isinstance(first.operation, Input)
-        size = _input_shape(input_size, first.operation.size)
+        size = input_shape(input_size, first.operation.size)
         layers = [
             replace(layer, operation=replace(first.operation, size=size)) if layer is first else layer
             for layer in self.layers
@@ -180,7 +146,7 @@ class Network:
     @cached_property
     def features(self) -> dict[str, Feature]:
         """What comes out of each layer, by name."""
-        return _features(self.layers)
+        return features_of(self.layers)
 
     def input_shapes(self, layer: Layer) -> tuple[Shape, ...]:
         """Return the shapes that a layer reads."""
@@ -463,100 +429,3 @@ class Network:
     def __repr__(self) -> str:
         sizes = ", ".join(str(self.features[layer.name].shape) for layer in self.inputs)
         return f"Network({self.name!r}, {len(self.layers)} layers, input {sizes})"
-
-
-def _input_shape(asked: int | Sequence[int], size: Shape) -> Shape:
-    """Read an input size, given with its channels or without, or one number for every spatial axis."""
-    if is_int(asked):
-        spatial: tuple[int, ...] = (as_int("input_size", asked),) * (len(size) - 1)
-        return (size[0], *spatial)
-    sizes = tuple(as_int("input_size", value) for value in asked)  # type: ignore[union-attr]
-    if len(sizes) == len(size) - 1:
-        sizes = (size[0], *sizes)
-    if len(sizes) != len(size) or min(sizes) < 1:
-        raise ShapeError(
-            f"input_size is {asked}; wanted {len(size) - 1} spatial sizes, or the {size[0]} channels and those"
-        )
-    return sizes
-
-
-def _resolved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Fill in what each operation takes from its inputs; check names and order on the way."""
-    found: list[Layer] = []
-    features: dict[str, Feature] = {}
-    for layer in layers:
-        _check_names(layer, features)
-        shapes = tuple(features[name].shape for name in layer.inputs)
-        try:
-            operation = layer.operation.resolved(shapes)
-        except StridekitError as error:
-            raise _at(layer, error) from None
-        found.append(replace(layer, operation=operation))
-        features[layer.name] = _feature(found[-1], features)
-    by_name = {layer.name: layer for layer in found}
-    for layer in found:
-        if layer.shares is not None:
-            _check_sharing(layer, by_name)
-    if not any(isinstance(layer.operation, Input) for layer in found):
-        raise NetworkError("a network needs an input layer")
-    return tuple(found)
-
-
-def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
-    if layer.name in before:
-        raise NetworkError(f"layer {layer.name!r}: there are two of that name", layer=layer.name, key="name")
-    for name in layer.inputs:
-        if name not in before:
-            raise NetworkError(
-                f"layer {layer.name!r}: inputs names {name!r}, and there is no such layer before it",
-                layer=layer.name,
-                key="inputs",
-            )
-    fewest, most = layer.operation.arity
-    if len(layer.inputs) < fewest or (most is not None and len(layer.inputs) > most):
-        wanted = fewest if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
-        raise NetworkError(
-            f"layer {layer.name!r}: inputs has {len(layer.inputs)} names, {layer.operation.kind} wants {wanted}",
-            layer=layer.name,
-            key="inputs",
-        )
-
-
-def _check_sharing(layer: Layer, by_name: dict[str, Layer]) -> None:
-    owner = by_name.get(str(layer.shares))
-    if owner is None or owner.shares is not None:
-        message = f"shares names {layer.shares!r}, and there is no such layer with parameters of its own"
-    elif owner.operation.parameter_shapes() != layer.operation.parameter_shapes():
-        message = f"shares names {layer.shares!r}, whose parameters have other shapes"
-    else:
-        return
-    raise NetworkError(f"layer {layer.name!r}: {message}", layer=layer.name, key="shares")
-
-
-def _features(layers: tuple[Layer, ...]) -> dict[str, Feature]:
-    features: dict[str, Feature] = {}
-    for layer in layers:
-        features[layer.name] = _feature(layer, features)
-    return features
-
-
-def _feature(layer: Layer, before: dict[str, Feature]) -> Feature:
-    operation = layer.operation
-    try:
-        if isinstance(operation, Input):
-            return Feature(operation.output_shape(()), operation.samples)
-        read = [before[name] for position, name in enumerate(layer.inputs) if operation.reads(position)]
-        if len({feature.samples for feature in read}) > 1:
-            raise ShapeError("its inputs have different numbers of samples")
-        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
-        return Feature(shape, read[0].samples)
-    except StridekitError as error:
-        raise _at(layer, error) from None
-
-
-def _at(layer: Layer, error: Exception) -> NetworkError:
-    """Name the layer; the message's first word is the key where it is one of the operation's."""
-    message = str(error)
-    word = message.split(" ", 1)[0]
-    key = word if word in getattr(layer.operation, "__dataclass_fields__", {}) else None
-    return NetworkError(f"layer {layer.name!r} ({layer.operation.kind}): {message}", layer=layer.name, key=key)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, TypeAlias
 from stridekit.networks.operations import Input, Reach
 
 if TYPE_CHECKING:
-    from stridekit.networks.network import Layer, Network
+    from stridekit.networks.layers import Layer
+    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 
 if TYPE_CHECKING:
-    from stridekit.networks.network import Layer, Network
+    from stridekit.networks.layers import Layer
+    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)

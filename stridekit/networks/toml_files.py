@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stridekit.errors import NetworkError
-from stridekit.networks.network import Layer, Network
+from stridekit.networks.layers import Layer
+from stridekit.networks.network import Network
 from stridekit.networks.operations import FUNCTIONS, OPERATIONS, Activation, Operation
 from stridekit.networks.toml_lines import line_of
 

@@ -12,7 +12,8 @@ from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
 from stridekit.networks.execution.program import NetworkVram, Program
-from stridekit.networks.network import InputSize, Network
+from stridekit.networks.layers import InputSize
+from stridekit.networks.network import Network
 from stridekit.planning import choose_backend
 
 __all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]

@@ -14,7 +14,8 @@ from stridekit.errors import NetworkError
 from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
 from stridekit.networks.execution.values import Step, Value, Views
-from stridekit.networks.network import Layer, Network
+from stridekit.networks.layers import Layer
+from stridekit.networks.network import Network
 from stridekit.networks.operations import Input, Shape, SoftmaxCrossEntropy
 
 
@@ -224,11 +225,12 @@ class _Scheduler:
             if (target := targets[position]) is not None and target not in totals
         }
         sums = tuple(dict.fromkeys(totals.values()))
+        before = tuple(name for name in sums if name not in written)
         found.steps.append(
             Step(
                 f"{layer.name} backward",
-                (gradient, *inputs, *output, *saved.values(), *sums),
-                (*written, *sums),
+                (gradient, *inputs, *output, *saved.values(), *before),
+                (*written, *before),
                 kernel.backward_workspace,
                 run,
                 in_place,
@@ -253,7 +255,7 @@ class _Scheduler:
                     xp.add(views[name], views[gradient], out=views[name])
 
         names = [name for name, _ in targets]
-        later = tuple(name for name, fresh in targets if not fresh)
+        later = tuple(name for name in names if (name, True) not in targets)
         # One that is given twice needs memory of its own: it is added to while the gradient is still read.
         alone = [name for name, fresh in targets if fresh and names.count(name) == 1]
         in_place = dict.fromkeys(alone[-1:], (gradient,))

@@ -12,7 +12,8 @@ from stridekit.networks.from_onnx.operators import OPERATORS
 from stridekit.networks.tracing import Constant, Tracer, Value
 
 if TYPE_CHECKING:
-    from stridekit.networks.network import InputSize, Network
+    from stridekit.networks.layers import InputSize
+    from stridekit.networks.network import Network
 
 _DOMAINS = ("", "ai.onnx")
 

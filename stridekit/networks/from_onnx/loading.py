@@ -13,7 +13,7 @@ from stridekit.arguments import as_int, is_int
 from stridekit.errors import NetworkError
 
 if TYPE_CHECKING:
-    from stridekit.networks.network import InputSize
+    from stridekit.networks.layers import InputSize
 
 _DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CHECKABLE = 2**31 - 2**20

@@ -10,7 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from stridekit.errors import NetworkError
-from stridekit.networks.network import Layer, Network
+from stridekit.networks.layers import Layer
+from stridekit.networks.network import Network
 from stridekit.networks.operations import Activation, Conv, ConvTranspose, Input, Linear, Operation, Shape
 from stridekit.networks.tracing.values import Constant, Formula, Tensor, features
 
