@@ -23,7 +23,9 @@ from stridekit.arrays import (
     memory_order,
     numpy_dtype,
     one_library_error,
+    overlaps,
     plain,
+    writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
@@ -212,7 +214,7 @@ class Plan:
         Raises
         ------
         ShapeError, DtypeError, LayoutError
-            For arrays other than the plan was made for.
+            For arrays other than the plan was made for, or a workspace that overlaps them.
         VramBudgetError
             If not even small tiles fit into `stridekit.vram.budget`; nothing has been allocated then.
         """
@@ -224,7 +226,7 @@ class Plan:
             if out is not None:
                 self._check_out(out, named | {"bias": bias})
             if workspace is not None:
-                self._check_workspace(workspace, packed=operands.packed_weight is not None)
+                self._check_workspace(workspace, {**named, "bias": bias, "out": out})
             if memory is not HOST and not all(memory.resident(array) for array in _arrays(operands, out)):
                 return self._execute_from_host(operands, out)
             target = None if out is None else channels_first_view(plain(out), self._shows_last)
@@ -415,12 +417,26 @@ class Plan:
         stored = {name: given.buffer if isinstance(given, PackedWeight) else given for name, given in operands.items()}
         check_out(out, stored)
 
-    def _check_workspace(self, workspace: Array, *, packed: bool) -> None:
-        needed = self.workspace_bytes(packed=packed)
-        if getattr(workspace, "dtype", None) != _UINT8 or workspace.ndim != 1 or workspace.size < needed:
-            raise ShapeError(f"workspace must be a flat uint8 array of at least {needed} bytes")
-        if needed and (not self._memory.resident(workspace) or address(workspace) % ALIGNMENT):
-            raise LayoutError(f"workspace must lie where the plan runs, from a multiple of {ALIGNMENT} bytes on")
+    def _check_workspace(self, workspace: Array, operands: dict[str, Any]) -> None:
+        needed = self.workspace_bytes(packed=any(isinstance(each, PackedWeight) for each in operands.values()))
+        library = library_of("workspace", workspace)
+        if workspace.dtype != _UINT8:
+            raise DtypeError(f"workspace is {workspace.dtype}; wanted uint8")
+        if workspace.ndim != 1 or workspace.size < needed:
+            raise ShapeError(f"workspace is {tuple(workspace.shape)}; wanted one axis of at least {needed} bytes")
+        if not needed:
+            return
+        if library != self._memory.library or not self._memory.resident(workspace):
+            raise BackendUnavailableError(f"workspace is not in the memory of {self.device.name}, where the plan runs")
+        if not workspace.flags.c_contiguous or not writeable(workspace) or address(workspace) % ALIGNMENT:
+            raise LayoutError(
+                f"workspace must be contiguous and writeable, from a multiple of {ALIGNMENT} bytes on; "
+                f"it has strides {workspace.strides} and begins {address(workspace) % ALIGNMENT} bytes after one"
+            )
+        for name, given in operands.items():
+            array = given.buffer if isinstance(given, PackedWeight) else given
+            if array is not None and overlaps(workspace, array):
+                raise LayoutError(f"workspace overlaps {name} in memory; give a workspace of its own")
 
     def _allocate_output(self) -> Array:
         problem, last = self.problem, self._result_lies_last
