@@ -85,6 +85,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     tile_channels = b.tile_vectors * b.lanes
     tile_row = tile_channels * b.itemsize
     chunks = -(-b.filter_blocks // b.filter_chunk)
+    places = b.tasks // chunks
     w_pitch = b.pixel_channels * b.itemsize
     h_pitch = box_length(b.w, b.w.block) * w_pitch
     d_pitch = box_length(b.h, b.h.block) * h_pitch
@@ -108,8 +109,11 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
         task = next_task(counter)
         if task >= b.tasks:
             return
-        place = task // chunks
-        first = task % chunks * b.filter_chunk
+        place, chunk = task // chunks, task % chunks
+        if b.lanewise:
+            # Threads side by side in the channels of one pixel would fetch each other's lines.
+            place, chunk = task % places, task // places
+        first = chunk * b.filter_chunk
         last = min(first + b.filter_chunk, b.filter_blocks)
         d0, h0, w0, rest = block_origin(b, place)
         group, n = rest % b.groups, rest // b.groups

@@ -88,6 +88,26 @@ def _fill_square(acc: Any, p: Any, source: int, filters: int, taps: int, room: i
 
 
 @helper
+def _spread(
+    acc: Any, p: Any, job: int, c: int, start: int, taps: int, before: int, column: int, row: int, room: int
+) -> None:
+    """Copy the vectors of channel `c`, taps `start` and on, each to where its phase has them."""
+    pitch = p.lanes * p.itemsize
+    unbounded = zero_products(acc, room, pitch, taps) != acc
+    for j in range(taps):
+        to = TurnedTap(*_read_tap(job + _TURNING_BYTES + (start + j) * _TAP_BYTES))
+        if to.packed == 0:
+            continue
+        # A division takes longer than the copy.
+        done = 0 if c < to.channel_block else c // to.channel_block * to.channel_block
+        depth = min(to.channel_block, p.channels - done)
+        place = (done * to.positions + to.number * depth + c - done) * row
+        copy_vectors(to.packed + before * to.positions + place + column, room + j * pitch, 1)
+        if unbounded and zero_products(acc, room + j * pitch, pitch, 1) != acc:
+            set_int(to.unbounded, 0, 1)
+
+
+@helper
 def _turn_weights(acc: Any, job: int, worker: int) -> None:
     """Write the weights of every phase in tile order; a task is a few vectors of filters."""
     p = Turning(*_read_turning(job))
@@ -97,31 +117,27 @@ def _turn_weights(acc: Any, job: int, worker: int) -> None:
         first = next_task(p.counter) * TASK_VECTORS
         if first >= total:
             return
+        last = min(first + TASK_VECTORS, total)
         # Channels outermost: those of neighbouring filters lie end to end.
         for c in range(p.channels):
-            for vector in range(first, min(first + TASK_VECTORS, total)):
-                group, within = vector // p.vectors, vector % p.vectors
-                block = within // p.tile_vectors
-                row = min(p.tile_vectors, p.vectors - block * p.tile_vectors) * pitch
-                # Rows of one vector before this block, if there were one tap and channel.
-                before = (group * p.vectors + block * p.tile_vectors) * pitch * p.channels
+            group, within = first // p.vectors, first % p.vectors
+            inner = within % p.tile_vectors
+            for _ in range(first, last):
+                begin = within - inner
+                row = min(p.tile_vectors, p.vectors - begin) * pitch
+                # Bytes of a block of one tap and channel, times those, come before it.
+                before, column = (group * p.vectors + begin) * pitch * p.channels, inner * pitch
                 source = p.weight + group * p.g + within * p.lanes * p.k + c * p.c
                 filters = min(p.lanes, p.filters - within * p.lanes)
                 for start in range(0, p.taps, p.lanes):
                     taps = min(p.lanes, p.taps - start)
                     _fill_square(acc, p, source + start * p.itemsize, filters, taps, room)
-                    unbounded = zero_products(acc, room, pitch, taps) != acc
-                    for j in range(taps):
-                        to = TurnedTap(*_read_tap(job + _TURNING_BYTES + (start + j) * _TAP_BYTES))
-                        if to.packed == 0:
-                            continue
-                        done = c // to.channel_block * to.channel_block
-                        depth = min(to.channel_block, p.channels - done)
-                        column = (done * to.positions + to.number * depth + c - done) * row
-                        target = to.packed + before * to.positions + within % p.tile_vectors * pitch + column
-                        copy_vectors(target, room + j * pitch, 1)
-                        if unbounded and zero_products(acc, room + j * pitch, pitch, 1) != acc:
-                            set_int(to.unbounded, 0, 1)
+                    _spread(acc, p, job, c, start, taps, before, column, row, room)
+                within, inner = within + 1, inner + 1
+                if within == p.vectors:
+                    group, within, inner = group + 1, 0, 0
+                elif inner == p.tile_vectors:
+                    inner = 0
 
 
 def turn_weights(dtype: str) -> int:
