@@ -390,6 +390,9 @@ class Network:
     ) -> float:
         r"""Do one step of training by the softmax cross-entropy of the network's one output.
 
+        Each parameter moves as soon as its gradient is whole and nothing reads the parameter any more, so that the
+        gradients need not all be kept.
+
         Parameters
         ----------
         x : array, shape (N, C, \*spatial), or a dictionary of them by the inputs' names

@@ -148,10 +148,18 @@ class _Scheduler:
                 self.forward(layer)
         source = output.inputs[0] if softmax else output.name
         self._loss(source)
+        last_user = _first_users(self.network, source)
         for layer in reversed(self.network.layers):
             if layer.name in self.contributions and not isinstance(layer.operation, Input):
                 self._backward(layer)
-        for name, gradient in self.parameter_gradients.items():
+                if last_user.get(layer.owner) == layer.name:
+                    self._update(layer)
+
+    def _update(self, layer: Layer) -> None:
+        """Move a layer's parameters: nobody reads them any more, so their gradients need not be kept."""
+        for short in layer.operation.parameter_shapes():
+            name = f"{layer.owner}.{short}"
+            gradient = self.parameter_gradients[name]
             workspace = update_workspace(self.context, math.prod(self.found.values[gradient].shape))
             self.found.steps.append(Step(f"{name} update", (gradient,), (), workspace, None, updates=name))
 
@@ -310,6 +318,16 @@ class _Scheduler:
         """Return ``(N, C, *spatial)`` of what a layer gives."""
         feature = self.network.features[name]
         return (self.batch * feature.samples, *feature.shape)
+
+
+def _first_users(network: Network, output: str) -> dict[str, str]:
+    """Return by owner of parameters the first layer that uses them on the way to `output`: backward, the last."""
+    reached, users = {output}, {}
+    for layer in reversed(network.layers):
+        if layer.name in reached:
+            reached.update(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
+            users[layer.owner] = layer.name
+    return users
 
 
 def _trained(network: Network) -> set[str]:
