@@ -80,10 +80,13 @@ class TorchNetwork:
         if kind == "global_avg_pool":
             return x.mean(tuple(range(2, x.ndim)), keepdim=True)
         if kind == "global_max_pool":
-            return x.amax(tuple(range(2, x.ndim)), keepdim=True)
+            # As a pooling: of several that are the largest, the first has the gradient.
+            return getattr(functional, f"max_pool{rank}d")(x, tuple(x.shape[2:]))
         if kind == "adaptive_avg_pool":
             return getattr(functional, f"adaptive_avg_pool{rank}d")(x, operation.output_size)
         if kind == "activation":
+            if operation.function == "clipped_relu":
+                return functional.hardtanh(x, 0.0, operation.limit)
             if operation.function == "leaky_relu":
                 return functional.leaky_relu(x, operation.slope)
             return getattr(torch if operation.function in ("sigmoid", "tanh") else functional, operation.function)(x)

@@ -10,6 +10,7 @@ import numpy as np
 
 from stridekit.arrays import Array, channels_first_view
 from stridekit.blurring import binomial_weight
+from stridekit.geometry import ConvGeometry
 from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.networks.operations import Shape
 from stridekit.plan import Plan
@@ -158,11 +159,28 @@ class ConvTransposeKernel(Weighted):
         )
 
     def problem(self, direction: str) -> ConvProblem:
-        """State it: forward is the input's gradient, and the other way round."""
+        """State it: forward is the input's gradient, and the other way round.
+
+        Pixels that `output_padding` adds may lie beyond all windows: to the gradients they give nothing.
+        """
         spread = self._spread
         if direction == "forward":
             return spread
-        return replace(spread, bias=False, direction="forward" if direction == "input_grad" else "weight_grad")
+        axes = tuple(
+            replace(axis, size=size, pad_after=axis.padded_size - axis.pad_before - size)
+            for axis, size in zip(spread.geometry.axes, self._reached, strict=True)
+        )
+        direction = "forward" if direction == "input_grad" else "weight_grad"
+        return replace(spread, bias=False, direction=direction, geometry=ConvGeometry(axes))
+
+    @property
+    def _reached(self) -> tuple[int, ...]:
+        """Pixels of the output, along each axis, that some window reaches."""
+        return tuple(max(1, axis.size + min(axis.pad_after, 0)) for axis in self._spread.geometry.axes)
+
+    def _read(self, gradient: Array) -> Array:
+        """View what of the output's gradient the windows reach."""
+        return _first(gradient)[(..., *(slice(size) for size in self._reached))]
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
         """Spread the input."""
@@ -170,11 +188,11 @@ class ConvTransposeKernel(Weighted):
 
     def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
         """Run the plan for the weight: the output's gradient is what the convolution reads."""
-        self.weight_plan.execute(_first(gradient), _first(x), out=out, workspace=workspace)
+        self.weight_plan.execute(self._read(gradient), _first(x), out=out, workspace=workspace)
 
     def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
         """Convolve the output's gradient."""
-        self.input_plan.execute(_first(gradient), weight, out=_first(out), workspace=workspace)
+        self.input_plan.execute(self._read(gradient), weight, out=_first(out), workspace=workspace)
 
 
 class BlurPoolKernel(Weighted):
