@@ -16,6 +16,7 @@ import numpy as np
 from stridekit.activation import ACTIVATIONS
 from stridekit.backends.cpu.blocking import SMALL_FLOPS, Blocking
 from stridekit.backends.cpu.processor import CpuDevice
+from stridekit.backends.cpu.sharing import TASK_VECTORS
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
@@ -201,7 +202,8 @@ def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -
 def packers(every: list[Words], device: CpuDevice) -> int:
     """Return how many threads are worth packing weights."""
     nbytes = sum(weights_bytes(words.blocking) for words in every)
-    return device.threads if nbytes >= _SMALL_BYTES else 1
+    tasks = max(-(-words.blocking.groups * words.blocking.vectors // TASK_VECTORS) for words in every)
+    return min(device.threads, tasks) if nbytes >= _SMALL_BYTES else 1
 
 
 _SMALL_BYTES = 128 * 1024

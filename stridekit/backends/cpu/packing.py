@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper, kernel
+from stridekit.backends.cpu.sharing import TASK_VECTORS
 from stridekit.backends.cpu.tables import read_blocking
 from stridekit.backends.cpu.vector import (
     copy_vectors,
@@ -19,9 +20,6 @@ from stridekit.backends.cpu.vector import (
     transpose,
     zero_products,
 )
-
-TASK_VECTORS = 4
-"""Vectors of filters of one task: their weights are hundreds of bytes in a row, which a processor fetches ahead."""
 
 
 @helper

@@ -13,6 +13,9 @@ from stridekit.geometry import AxisGeometry
 TASKS_PER_THREAD = 4
 SUM_PIXELS = 96
 """Output pixels whose sums are held at once: 96 of 64 float32 are 24 KiB, which the first cache keeps."""
+TASK_VECTORS = 4
+"""Vectors of filters that are packed at once: their weights are hundreds of bytes in a row, which a processor fetches
+ahead."""
 _GATHERING = 0.1
 _TASK_PIXELS = 8
 """To gather a pixel, and to begin a task, in units of a pixel's products with one block of filters."""

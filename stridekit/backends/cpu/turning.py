@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper
-from stridekit.backends.cpu.packing import TASK_VECTORS
+from stridekit.backends.cpu.sharing import TASK_VECTORS
 from stridekit.backends.cpu.vector import (
     copy_vectors,
     load,
