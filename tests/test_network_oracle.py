@@ -1,7 +1,8 @@
 """Networks against PyTorch: random graphs in float64 to the last digits, those that ship in float32 to PyTorch's error.
 
 In float64 outputs, loss, every gradient and every kept statistic agree to 1e-9 of the tensor's largest element. In
-float32 the error against float64 may be at most 3 times PyTorch's own, or 16 roundings where that happens to be less.
+float32 the error against float64 may be at most 3 times PyTorch's own, or 16 roundings where that is less; of a whole
+network 5 times: a convolution adds up its thousands of products in one row, where oneDNN adds up parts of it.
 """
 
 from __future__ import annotations
@@ -106,10 +107,10 @@ def test_gradients_in_float32_are_no_further_off_than_pytorchs(rng: np.random.Ge
             check_error(ours.state[name][0], narrow, wide, name)
 
 
-def check_error(found: np.ndarray, narrow: np.ndarray, wide: np.ndarray, name: str) -> None:
+def check_error(found: np.ndarray, narrow: np.ndarray, wide: np.ndarray, name: str, factor: float = 3.0) -> None:
     mine, peers = (float(np.abs(each.astype(np.float64) - wide).max()) for each in (found, narrow))
     floor = 16 * ROUNDOFF * float(np.abs(wide).max())
-    assert mine <= max(3 * peers, floor), (name, mine / floor, peers / floor)
+    assert mine <= max(factor * peers, floor), (name, mine / floor, peers / floor)
 
 
 SHIPPED: dict[str, Any] = {
@@ -146,7 +147,7 @@ def test_networks_that_ship_give_what_they_do_in_pytorch(name: str) -> None:
             {key: array.astype(np.float64) for key, array in given.items()}, training=False
         )
     for output, array in found.items():
-        check_error(array, narrow[output].numpy(), wide[output].numpy(), output)
+        check_error(array, narrow[output].numpy(), wide[output].numpy(), output, 5.0)
 
 
 def fewer_regions(network: Network) -> Network:
