@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -195,6 +196,39 @@ def test_phases_too_small_for_a_second_thread_share_one_call(stride: int) -> Non
     for threads in (2, 3, 8):
         sk.set_num_threads(threads)
         assert_same_bits(gradient.run(operands, backend="cpu"), first, f"{threads} threads")
+
+
+EVERY_WIDTH = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_cpu_gradients
+test_cpu_gradients.run_narrow_groups()
+"""
+
+
+def run_narrow_groups() -> None:
+    """Run groups that are pairs at one width of vectors or another, and what is cut, in every direction."""
+    groups = [case("groups", (9, 8), 3, stride=2, padding=1, groups=4, channels=12, filters=4 * f) for f in (2, 4, 8)]
+    for of in (replace(c, data="integers", channels_last=last) for c in (*groups, LONG[4]) for last in (False, True)):
+        arrays = of.arrays()
+        assert_same_bits(of.run(arrays, backend="cpu"), of.run(arrays, backend="reference"), of)
+        for gradient in (Gradient(of, direction) for direction in DIRECTIONS):
+            operands = gradient.operands()
+            wanted = gradient.run(operands, backend="reference")
+            assert_same_bits(gradient.run(operands, backend="cpu"), wanted, gradient)
+
+
+@pytest.mark.parametrize("bits", ["128", "256", "512"])
+def test_every_vector_width_computes_the_same_gradients(bits: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent))],
+        env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 PROGRAM = """
