@@ -114,7 +114,7 @@ class Sample:
                 place = 1 if self.direction == "forward" else 0
                 given[place] = plan.pack(given[place])
             y = plan.execute(*given, *bias)
-        if self.precision == "tf32" and self.algorithm == "implicit_gemm":
+        if self.precision == "tf32" and _forward_name(self.algorithm) == "implicit_gemm":
             # Products of rounded factors are exact, so that the bound of float32 holds for them.
             first, second = _tf32(first), _tf32(second)
         if self.direction == "forward":
@@ -209,13 +209,20 @@ def draws(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
             continue
         algorithm = str(rng.choice([c.algorithm for c in plan.candidates if not c.excluded]))
         tile = None
-        if algorithm != "direct":
-            product = implicit_gemm.PRODUCTS[dtype] if algorithm == "implicit_gemm" else ""
-            tile = TILES[dtype, product][rng.integers(len(TILES[dtype, product]))]
+        if (computing := _forward_name(algorithm)) != "direct":
+            product = implicit_gemm.PRODUCTS[dtype] if computing == "implicit_gemm" else ""
+            # The gradient of a padding that is no zeros is summed in float32, whatever the type.
+            tiles = TILES.get((dtype, product), TILES["float32", ""])
+            tile = tiles[rng.integers(len(tiles))]
         in_place, packed, wide = (bool(chance) for chance in rng.integers(2, size=3))
         wide = wide and not tile
         yield replace(sample, algorithm=algorithm, tile=tile, in_place=in_place, packed=packed, wide=wide,
                       schedule=_schedule(rng))  # fmt: skip
+
+
+def _forward_name(algorithm: str) -> str:
+    """Return the algorithm that runs: a gradient of patches is one product, by a forward algorithm."""
+    return algorithm.removesuffix("_of_patches")
 
 
 def _schedule(rng: np.random.Generator) -> Schedule:
