@@ -75,17 +75,24 @@ def every_operation(sizes: tuple[int, ...], *, pixels: bool = False, classes: in
         layer("weighted", "add", ("attention", "tanh", "larger")),
         layer("relu6", "relu6"),
         layer("clipped", "clipped_relu", limit=1.5),
+        layer("swish", "hard_swish", "weighted"),
+        layer("squeezed", "global_avg_pool"),
+        layer("excited", "conv", out_channels=6, kernel_size=1),
+        layer("gate", "hard_sigmoid"),
+        layer("gated", "multiply", ("swish", "gate")),
+        layer("product", "multiply", ("gated", "tanh")),
+        layer("together", "concat", ("product", "clipped")),
     )
     if pixels:
         layers += chain(
-            layer("head", "conv", "clipped", out_channels=classes, kernel_size=1),
+            layer("head", "conv", "together", out_channels=classes, kernel_size=1),
             layer("classes", "upsample", ("head", "x"), mode="linear", align_corners=True),
         )
     else:
         layers += chain(
-            layer("average", "global_avg_pool", "clipped"),
-            layer("largest", "global_max_pool", "clipped"),
-            layer("one", "adaptive_avg_pool", "clipped", output_size=1),
+            layer("average", "global_avg_pool", "together"),
+            layer("largest", "global_max_pool", "together"),
+            layer("one", "adaptive_avg_pool", "together", output_size=1),
             layer("all", "add", ("average", "largest", "one")),
             layer("flat", "flatten"),
             layer("logits", "linear", out_features=classes),
@@ -141,6 +148,8 @@ def _random_layer(
             padding="valid" if min(sizes) < 4 else kernel // 2, groups=groups, bias=bool(rng.random() < 0.5),
             padding_mode=mode,
         ) if min(sizes) >= kernel else None  # fmt: skip
+    if kind == "global_avg_pool" and rng.random() < 0.5:
+        return layer(name, kind, source)
     if kind == "conv_transpose":
         if max(sizes) > 16:
             return None
@@ -157,6 +166,9 @@ def _random_layer(
         return layer(name, kind, source, stride=stride, padding_mode="replicate")
     if kind == "add":
         return layer(name, kind, [str(rng.choice(alike)) for _ in range(int(rng.integers(2, 4)))])
+    if kind == "multiply":
+        gates = [other for other, shape in known.items() if shape == (channels, *(1 for _ in sizes))]
+        return layer(name, kind, [source, str(rng.choice(gates if gates and rng.random() < 0.5 else alike))])
     if kind == "concat":
         return layer(name, kind, [source, *(str(rng.choice(beside)) for _ in range(int(rng.integers(0, 3))))])
     if kind == "slice":

@@ -20,6 +20,8 @@ FUNCTIONS: dict[str, Any] = {
     "sigmoid": lambda x, of: np.exp(-np.logaddexp(0, -x)),
     "silu": lambda x, of: x * np.exp(-np.logaddexp(0, -x)),
     "tanh": lambda x, of: np.tanh(x),
+    "hard_sigmoid": lambda x, of: np.clip(x + 3, 0, 6) / 6,
+    "hard_swish": lambda x, of: x * np.clip(x + 3, 0, 6) / 6,
     "gelu": lambda x, of: x * 0.5 * (1 + ERF(x / math.sqrt(2))),
 }
 
@@ -79,6 +81,8 @@ def formula(network: Network, layer: Layer, inputs: list[np.ndarray]) -> np.ndar
         return x * own("weight")
     if kind == "add":
         return np.add.reduce(inputs)
+    if kind == "multiply":
+        return inputs[0] * inputs[1]
     if kind == "concat":
         return np.concatenate(inputs, 1)
     if kind == "slice":

@@ -89,6 +89,10 @@ class TorchNetwork:
                 return functional.hardtanh(x, 0.0, operation.limit)
             if operation.function == "leaky_relu":
                 return functional.leaky_relu(x, operation.slope)
+            if operation.function in ("hard_swish", "hard_sigmoid"):
+                # PyTorch's own have a sixth of float32 in float64, too.
+                gate = functional.relu6(x + 3) / 6
+                return x * gate if operation.function == "hard_swish" else gate
             return getattr(torch if operation.function in ("sigmoid", "tanh") else functional, operation.function)(x)
         if kind == "batch_norm":
             return functional.batch_norm(
@@ -104,6 +108,8 @@ class TorchNetwork:
             return x * own("weight").reshape(-1, *(1,) * rank)
         if kind == "add":
             return sum(inputs[1:], x)
+        if kind == "multiply":
+            return x * inputs[1]
         if kind == "concat":
             return torch.cat(inputs, 1)
         if kind == "slice":

@@ -14,6 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from stridekit.networks.operations import Input, Reach
+from stridekit.networks.operations.base import FIRST_PIXEL
 
 if TYPE_CHECKING:
     from stridekit.networks.layers import Layer
@@ -62,21 +63,26 @@ def _of_layer(network: Network, layer: Layer, before: dict[str, Fields | None]) 
     output = network.features[layer.name].shape
     if isinstance(layer.operation, Input):
         return (START,) * (len(output) - 1) if len(output) > 1 else None
-    read = [before[name] for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
-    reach = layer.operation.reach(network.input_shapes(layer), output)
-    known = [fields for fields in read if fields is not None and reach is not None and len(fields) == len(reach)]
-    if reach is None or len(known) < len(read):
+    shapes = network.input_shapes(layer)
+    reach = layer.operation.reach(shapes, output)
+    if reach is None:
         return None
-    return tuple(
-        joined([fields[axis].through(one) for fields in known], output[1 + axis]) for axis, one in enumerate(reach)
-    )
+    known: list[Fields] = []
+    for position, name in enumerate(layer.inputs):
+        if layer.operation.reads(position):
+            fields = before[name]
+            if fields is None or len(fields) != len(reach):
+                return None
+            own = (FIRST_PIXEL,) * len(reach) if layer.operation.spreads(position, shapes) else reach
+            known.append(tuple(field.through(one) for field, one in zip(fields, own, strict=True)))
+    return tuple(joined([fields[axis] for fields in known], output[1 + axis]) for axis in range(len(reach)))
 
 
 def joined(fields: Sequence[AxisField], outputs: int) -> AxisField:
     """Return the smallest field that holds all of `fields`, for `outputs` pixels, at the first one's stride.
 
-    Branches that meet have one size, but an odd size halved and doubled again leaves strides that differ a little;
-    the fields' ends are then those at which the first or the last pixel reaches farthest.
+    Branches that meet have one size, but an odd size halved and doubled again leaves strides that differ a little, and
+    a gate's field has none; the ends are then those at which the first or the last pixel reaches farthest.
     """
     stride = fields[0].stride
     drift = [(field.stride - stride) * (outputs - 1) for field in fields]

@@ -10,6 +10,7 @@ from stridekit.networks.operations.elementwise import (
     Add,
     BatchNorm,
     LayerNorm,
+    Multiply,
     Scale,
     SoftmaxCrossEntropy,
 )
@@ -41,6 +42,7 @@ OPERATIONS: dict[str, type[Operation]] = {
         LayerNorm,
         Scale,
         Add,
+        Multiply,
         Concat,
         Slice,
         Upsample,
@@ -68,6 +70,7 @@ __all__ = [
     "LayerNorm",
     "Linear",
     "MaxPool",
+    "Multiply",
     "Operation",
     "Reach",
     "Scale",

@@ -32,6 +32,8 @@ class Reach:
 
 
 SAME_PIXEL = Reach(Fraction(0), Fraction(0), Fraction(1))
+FIRST_PIXEL = Reach(Fraction(0), Fraction(0), Fraction(0))
+"""Wherever the output's pixel is."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ class Operation:
     def reads(self, position: int) -> bool:
         """Say whether the input at `position` is read, or only its size."""
         return True
+
+    def spreads(self, position: int, inputs: Sequence[Shape]) -> bool:
+        """Say whether the one pixel of the input at `position` is read by every output pixel."""
+        return False
 
     def reach(self, inputs: Sequence[Shape], output: Shape) -> tuple[Reach, ...] | None:
         """Return for each spatial axis what an output pixel reads; None where it reads every pixel."""

@@ -1,4 +1,4 @@
-"""Operations that leave every pixel where it is: activations, normalisations, sums, and softmax."""
+"""Operations that leave every pixel where it is: activations, normalisations, sums, products, and softmax."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from typing import ClassVar
 from stridekit.errors import ShapeError
 from stridekit.networks.operations.base import Operation, Shape, check_channels
 
-FUNCTIONS = ("relu", "relu6", "clipped_relu", "silu", "gelu", "leaky_relu", "sigmoid", "tanh")
+FUNCTIONS = (
+    *("relu", "relu6", "clipped_relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"),
+    *("hard_swish", "hard_sigmoid"),
+)
 
 
 class _SameShape(Operation):
@@ -20,7 +23,11 @@ class _SameShape(Operation):
 
 @dataclass(frozen=True)
 class Activation(_SameShape):
-    """A function of each element."""
+    """A function of each element.
+
+    ``hard_sigmoid`` is ``relu6(x + 3) / 6`` and ``hard_swish`` x times that. Source: A. Howard et al., "Searching for
+    MobileNetV3", ICCV 2019, section 5.2.
+    """
 
     kind: ClassVar[str] = "activation"
 
@@ -123,6 +130,32 @@ class Add(Operation):
         if len(set(inputs)) > 1:
             raise ShapeError(f"the inputs are {' and '.join(map(str, inputs))}; wanted one shape")
         return inputs[0]
+
+
+@dataclass(frozen=True)
+class Multiply(Operation):
+    """The product of two inputs of one shape, or of one and a gate: a second one ``(C, 1, ...)``, for all pixels alike.
+
+    So squeeze-and-excitation scales channels (J. Hu, L. Shen and G. Sun, CVPR 2018). The receptive field holds those of
+    both inputs, as a sum's does. A gate that has seen every pixel, as after a global pooling, leaves it without bounds:
+    None, as a concatenation with such a branch. A gate that has seen a window keeps that where it is while the pixels
+    move.
+    """
+
+    kind: ClassVar[str] = "multiply"
+    arity: ClassVar[tuple[int, int | None]] = (2, 2)
+
+    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+        """Return the first input's shape."""
+        first, second = inputs
+        gate = (first[0], *(1 for _ in first[1:]))
+        if second not in (first, gate):
+            raise ShapeError(f"the inputs are {first} and {second}; wanted one shape, or a second one of {gate}")
+        return first
+
+    def spreads(self, position: int, inputs: Sequence[Shape]) -> bool:
+        """Spread a gate."""
+        return position == 1 and inputs[0] != inputs[1]
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from functools import cache
 import numpy as np
 
 from stridekit.errors import NetworkError
-from stridekit.networks.operations import Activation, Add, Scale
+from stridekit.networks.operations import Activation, Add, Multiply, Scale
 from stridekit.networks.tracing.tracer import Offset, Tracer
 from stridekit.networks.tracing.values import (
     Constant,
@@ -46,6 +46,8 @@ STEPS: dict[str, Function] = {
     "gelu": lambda x: 0.5 * x * (1 + STEPS["erf"](x / math.sqrt(2))),
     "sigmoid": _sigmoid,
     "tanh": np.tanh,
+    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
     "erf": lambda x: np.asarray(_erf(x), np.float64),
     "exp": np.exp,
     "log": np.log,
@@ -55,7 +57,7 @@ STEPS: dict[str, Function] = {
 }
 """Functions of one variable by name: those that networks have, and steps of others."""
 
-_OPERATIONS = ("relu", "relu6", "silu", "gelu", "sigmoid", "tanh")
+_OPERATIONS = ("relu", "relu6", "silu", "gelu", "sigmoid", "tanh", "hard_swish", "hard_sigmoid")
 
 
 def activation(tracer: Tracer, value: Value, name: str, slope: float | None = None) -> Tensor | Unfinished:
@@ -83,7 +85,7 @@ def clip(tracer: Tracer, value: Value, low: float | None, high: float | None, na
 
 
 def multiply(tracer: Tracer, left: Value, right: Value, name: str) -> Tensor | Unfinished:
-    """Scale each channel, or go on with a function: a product of two layers is no operation of a network."""
+    """Scale each channel, go on with a function, or multiply two layers, of which one may be a gate."""
     if isinstance(left, Constant):
         left, right = right, left
     if isinstance(right, Constant):
@@ -94,10 +96,20 @@ def multiply(tracer: Tracer, left: Value, right: Value, name: str) -> Tensor | U
         weight = of_channels(right, tensor)
         return tracer.emit(Scale(), [tensor], {"weight": weight})
     joined = _together(tracer, left, right, np.multiply, name)
-    if joined is None:
-        features(left), features(right)
-        raise NetworkError("a product of two layers is not known; only x * sigmoid(x) and such, which is an activation")
-    return joined
+    # What is no function of a network may become one with further steps; of two layers it is a product as it stands.
+    if joined is not None and not (
+        isinstance(joined, Unfinished) and isinstance(left, Tensor) and isinstance(right, Tensor)
+    ):
+        return joined
+    first, second = features(left), features(right)
+    if _is_gate(first, second):
+        first, second = second, first
+    if first.order != second.order or not (first.shape == second.shape or _is_gate(second, first)):
+        raise NetworkError(
+            f"the inputs are {first.shape} and {second.shape}, or of other orders; wanted one shape, or one of them a "
+            "gate with one number for each sample and channel"
+        )
+    return tracer.emit(Multiply(), [first, second])
 
 
 def add(tracer: Tracer, left: Value, right: Value, name: str) -> Tensor | Unfinished:
@@ -132,6 +144,12 @@ def of_channels(value: Value, tensor: Tensor) -> Constant:
             f"a constant {given.shape} meets {tensor.shape}; wanted one number for each of the {channels} channels"
         )
     return Constant(given.array.reshape(channels), given.name, given.key)
+
+
+def _is_gate(value: Tensor, other: Tensor) -> bool:
+    """Say whether one has a single pixel, for all those of the other."""
+    wanted = tuple(size if own < 2 else 1 for size, own in zip(other.shape, other.order, strict=True))
+    return value.order == other.order and value.shape == wanted != other.shape
 
 
 def _for_one_channel(value: Constant, other: Value) -> bool:

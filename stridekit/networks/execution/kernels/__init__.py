@@ -11,13 +11,14 @@ from stridekit.networks.execution.kernels.convolving import (
     ConvTransposeKernel,
     LinearKernel,
 )
-from stridekit.networks.execution.kernels.elementwise import ActivationKernel, AddKernel, GeluKernel, ScaleKernel
+from stridekit.networks.execution.kernels.elementwise import ActivationKernel, AddKernel, GeluKernel
 from stridekit.networks.execution.kernels.loss import SoftmaxKernel
+from stridekit.networks.execution.kernels.multiplying import GateKernel, MultiplyKernel, ScaleKernel
 from stridekit.networks.execution.kernels.normalising import BatchNormKernel, FixedBatchNormKernel, LayerNormKernel
 from stridekit.networks.execution.kernels.pooling import MaxPoolKernel, PoolKernel
 from stridekit.networks.execution.kernels.resizing import UpsampleKernel
 from stridekit.networks.execution.kernels.shaping import ConcatKernel, FlattenKernel, SliceKernel
-from stridekit.networks.operations import BatchNorm, Operation, Shape
+from stridekit.networks.operations import BatchNorm, Multiply, Operation, Shape
 
 _KERNELS: dict[str, type[Kernel]] = {
     "conv": ConvKernel,
@@ -34,6 +35,7 @@ _KERNELS: dict[str, type[Kernel]] = {
     "layer_norm": LayerNormKernel,
     "scale": ScaleKernel,
     "add": AddKernel,
+    "multiply": MultiplyKernel,
     "concat": ConcatKernel,
     "slice": SliceKernel,
     "upsample": UpsampleKernel,
@@ -49,6 +51,8 @@ def kernel_for(
     found: Any = _KERNELS[operation.kind]
     if getattr(operation, "function", None) == "gelu":
         found = GeluKernel
+    if isinstance(operation, Multiply) and inputs[0] != inputs[1]:
+        found = GateKernel
     if isinstance(operation, BatchNorm) and not (context.training and operation.trained):
         found = FixedBatchNormKernel
     kernel: Kernel = found(context, operation, inputs, output, wanted)

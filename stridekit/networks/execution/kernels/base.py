@@ -22,7 +22,7 @@ from stridekit.workspace import align
 Saved: TypeAlias = tuple[Shape, "np.dtype[Any]"]
 
 _HOST_BLOCK, _DEVICE_BLOCK = 1 << 16, 1 << 24
-_SUM_ROWS = 256
+SUM_ROWS = 256
 """Rows that are added up in the accumulator's type before they are added in float64."""
 
 
@@ -192,7 +192,7 @@ class Kernel:
     @property
     def sums_bytes(self) -> int:
         """Bytes that `add_sums` needs."""
-        return align(-(-self.block_rows // _SUM_ROWS) * self.channels * self.context.accumulator.itemsize) + align(
+        return align(-(-self.block_rows // SUM_ROWS) * self.channels * self.context.accumulator.itemsize) + align(
             8 * self.channels
         )
 
@@ -200,14 +200,14 @@ class Kernel:
         """Add each column's sum of `values`, shape (rows, C), to `total` (float64, shape (C,))."""
         xp, accumulator = self.xp, self.context.accumulator
         count, channels = values.shape
-        whole = count // _SUM_ROWS
-        groups = -(-count // _SUM_ROWS)
+        whole = count // SUM_ROWS
+        groups = -(-count // SUM_ROWS)
         partial = workspace[: groups * channels * accumulator.itemsize].view(accumulator).reshape(groups, channels)
         if whole:
-            grouped = values[: whole * _SUM_ROWS].reshape(whole, _SUM_ROWS, channels)
+            grouped = values[: whole * SUM_ROWS].reshape(whole, SUM_ROWS, channels)
             xp.add.reduce(grouped, axis=1, out=partial[:whole], dtype=accumulator)
         if whole < groups:
-            xp.add.reduce(values[whole * _SUM_ROWS :], axis=0, out=partial[whole], dtype=accumulator)
+            xp.add.reduce(values[whole * SUM_ROWS :], axis=0, out=partial[whole], dtype=accumulator)
         last = workspace[align(partial.nbytes) :][: 8 * channels].view(np.float64)
         xp.add.reduce(partial, axis=0, out=last, dtype=np.float64)
         xp.add(total, last, out=total)

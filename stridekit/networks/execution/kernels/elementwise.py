@@ -1,4 +1,4 @@
-"""Activations, sums and factors, block by block in the accumulator's type."""
+"""Activations and sums, block by block in the accumulator's type."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any, ClassVar, NamedTuple
 
 from stridekit.arrays import Array, channels_first_view
-from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.plan import Plan
 from stridekit.planning import choose_plan
 from stridekit.problem import conv_problem
@@ -74,6 +74,18 @@ def _tanh(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
     xp.tanh(v, out=v)
 
 
+def _hard_sigmoid(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
+    xp.add(v, 3, out=v)
+    _clipped_relu(xp, v, t, u, 6)
+    xp.divide(v, 6, out=v)
+
+
+def _hard_swish(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
+    t[...] = v
+    _hard_sigmoid(xp, t, u, u, number)
+    xp.multiply(v, t, out=v)
+
+
 def _where_positive(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
     xp.greater(v, 0, out=v, casting="unsafe")
 
@@ -112,6 +124,25 @@ def _silu_derivative(xp: Any, v: Array, t: Array, u: Array, number: float) -> No
     xp.divide(v, t, out=v)
 
 
+def _hard_sigmoid_derivative(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
+    _where_between(xp, v, t, u, 1)
+    xp.divide(v, 6, out=v)
+
+
+def _hard_swish_derivative(xp: Any, v: Array, t: Array, u: Array, number: float) -> None:
+    # x / 3 + 1 / 2 between -3 and 3, 0 up to the one and 1 from the other on: at both corners as PyTorch has it.
+    # Bounded first, so that no infinity meets a 0.
+    xp.greater(v, -3, out=t, casting="unsafe")
+    xp.less(v, 3, out=u, casting="unsafe")
+    xp.maximum(v, -3, out=v)
+    xp.minimum(v, 3, out=v)
+    xp.divide(v, 3, out=v)
+    xp.subtract(v, 0.5, out=v)
+    xp.multiply(v, u, out=v)
+    xp.add(v, 1, out=v)
+    xp.multiply(v, t, out=v)
+
+
 _FUNCTIONS = {
     "relu": _Function(_relu, _where_positive, True),
     "relu6": _Function(_clipped_relu, _where_between, True),
@@ -120,6 +151,8 @@ _FUNCTIONS = {
     "sigmoid": _Function(_sigmoid, _sigmoid_derivative, True),
     "tanh": _Function(_tanh, _tanh_derivative, True),
     "silu": _Function(_silu, _silu_derivative, False),
+    "hard_swish": _Function(_hard_swish, _hard_swish_derivative, False),
+    "hard_sigmoid": _Function(_hard_sigmoid, _hard_sigmoid_derivative, True),
 }
 
 
@@ -293,43 +326,3 @@ class AddKernel(Kernel):
             for term in terms[2:]:
                 self.xp.add(v, term, out=v)
             y[...] = v
-
-
-class ScaleKernel(Kernel):
-    """A factor for each channel."""
-
-    saves_inputs: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
-
-    @property
-    def backward_workspace(self) -> int:
-        """One block, and the sums."""
-        return carved_bytes(((self.channels,), FLOAT64)) + self.block_bytes(1) + self.sums_bytes
-
-    def forward(self, pass_: Forward) -> None:
-        """Multiply."""
-        for x, y in self.blocks(pass_.workspace, 0, pass_.inputs[0], pass_.output):
-            self.xp.multiply(x, pass_.parameters["weight"], out=y)
-
-    def backward(self, pass_: Backward) -> None:
-        """Sum for the factors, multiply for the input."""
-        total, rest = carve(pass_.workspace, ((self.channels,), FLOAT64))
-        sums = rest[self.block_bytes(1) :]
-        if "weight" in pass_.grad_parameters:
-            total[...] = 0
-            for x, g, v in self.blocks(rest, 1, pass_.inputs[0], pass_.grad_output):
-                self.xp.multiply(x, g, out=v, dtype=v.dtype, casting="unsafe")
-                self.add_sums(v, total, sums)
-            pass_.grad_parameters["weight"][...] = total
-        if pass_.grad_inputs[0] is not None:
-            for g, gx in self.blocks(rest, 0, pass_.grad_output, pass_.grad_inputs[0]):
-                self.xp.multiply(g, pass_.parameters["weight"], out=gx)
