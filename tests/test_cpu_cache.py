@@ -176,3 +176,30 @@ def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:
         check=False,
     )
     assert (done.stdout, done.returncode) == ("15\n", 0), done.stderr
+
+
+EVERY_ENTRY = """
+import numpy as np, stridekit as sk
+from stridekit.backends.cpu import compiling
+
+compiled = []
+save = compiling._CheckedFile.save
+compiling._CheckedFile.save = lambda self, key, data: (compiled.append(self._index_path), save(self, key, data))
+x, w = np.ones((1, 8, 9, 9), np.float32), np.ones((8, 8, 3, 3), np.float32)
+y = sk.conv2d(x, w, stride=2)
+sk.conv_input_grad(x.shape, w, y, stride=2)
+sk.conv_weight_grad(x, w.shape, y, stride=2)
+large = np.ones((1, 8, 200, 200), np.float32)
+sk.conv_weight_grad(large, w.shape, np.ones((1, 8, 198, 198), np.float32))
+sk.max_pool_grad(x, sk.max_pool2d(x, 2), 2)
+print(compiled)
+"""
+
+
+def test_a_second_process_compiles_nothing_in_any_direction() -> None:
+    """What compiled code closes over must look the same in every process: it is part of the cache's key."""
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", EVERY_ENTRY], capture_output=True, text=True, timeout=240, check=True
+        )
+    assert done.stdout == "[]\n"

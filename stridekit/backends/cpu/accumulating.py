@@ -6,7 +6,6 @@ Any number of threads may run it at once, as the loop nest of `convolving`. All 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper, inlined
@@ -292,18 +291,19 @@ def _add_chains(tag: Any, acc: Any, job: int, worker: int) -> None:
 
 def accumulate(dtype: str) -> int:
     """Return the address of the compiled loop nest for arrays of `dtype`; a job is an `Accumulation`."""
-    return _entry(_accumulate, dtype, "accumulate")
+    tag, acc = tags(dtype)
+
+    def run(job: int, worker: int) -> None:
+        _accumulate(tag, acc, job, worker)
+
+    return entry(run, f"accumulate_{dtype}")
 
 
 def add_chains(dtype: str) -> int:
     """Return the address of the compiled sum of chains; a job is an `Accumulation`."""
-    return _entry(_add_chains, dtype, "add_chains")
-
-
-def _entry(nest: Callable[..., None], dtype: str, name: str) -> int:
     tag, acc = tags(dtype)
 
     def run(job: int, worker: int) -> None:
-        nest(tag, acc, job, worker)
+        _add_chains(tag, acc, job, worker)
 
-    return entry(run, f"{name}_{dtype}")
+    return entry(run, f"add_chains_{dtype}")
