@@ -107,11 +107,15 @@ def _check_sharing(layer: Layer, by_name: dict[str, Layer]) -> None:
     owner = by_name.get(str(layer.shares))
     if owner is None or owner.shares is not None:
         message = f"shares names {layer.shares!r}, and there is no such layer with parameters of its own"
-    elif owner.operation.parameter_shapes() != layer.operation.parameter_shapes():
+    elif _kept(owner.operation) != _kept(layer.operation):
         message = f"shares names {layer.shares!r}, whose parameters have other shapes"
     else:
         return
     raise NetworkError(f"layer {layer.name!r}: {message}", layer=layer.name, key="shares")
+
+
+def _kept(operation: Operation) -> tuple[dict[str, Shape], dict[str, Shape]]:
+    return operation.parameter_shapes(), operation.buffer_shapes()
 
 
 def features_of(layers: tuple[Layer, ...]) -> dict[str, Feature]:
