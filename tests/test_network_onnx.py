@@ -69,6 +69,7 @@ CHANNELS_LAST, CHANNELS_FIRST = {"perm": [0, 2, 3, 1]}, {"perm": [0, 3, 1, 2]}
 SQRT2 = np.float64(np.sqrt(2))
 ONE, HALF = np.float64(1), np.float64(0.5)
 CONSTANTS = {name: np.array(value) for name, value in {"root": SQRT2, "one": ONE, "half": HALF}.items()}
+HARD = {name: np.array(value) for name, value in {"three": 3.0, "zero": 0.0, "six": 6.0, "sixth": 1 / 6}.items()}
 IMAGE = (2, 3, 8, 7)
 
 # Name: (nodes, the input's shape, weights, opset, what layers it becomes).
@@ -164,6 +165,50 @@ CASES: dict[str, tuple[list[Node], tuple[int, ...], dict[str, Any], int, list[st
     "leaky-relu-of-relu": (
         [("Relu", ["x"], {}), ("Sigmoid", ["y0"], {}), ("Mul", ["y0", "y1"], {})], IMAGE, {}, 17, ["relu", "silu"],
     ),
+    "hard-swish": ([("HardSwish", ["x"], {})], IMAGE, {}, 17, ["hard_swish"]),
+    "hard-sigmoid": ([("HardSigmoid", ["x"], {"alpha": 1 / 6})], IMAGE, {}, 17, ["hard_sigmoid"]),
+    "hard-swish-written-out": (
+        [("Add", ["x", "three"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Mul", ["x", "y1"], {}),
+         ("Div", ["y2", "six"], {})],
+        IMAGE, HARD, 17, ["hard_swish"],
+    ),
+    "hard-sigmoid-written-out": (
+        [("Add", ["three", "x"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Mul", ["sixth", "y1"], {})],
+        IMAGE, HARD, 17, ["hard_sigmoid"],
+    ),
+    "hard-swish-of-hard-sigmoid": (
+        [("HardSigmoid", ["x"], {"alpha": 1 / 6}), ("Mul", ["y0", "x"], {})], IMAGE, {}, 17, ["hard_swish"],
+    ),
+    "hard-swish-of-relu6": (
+        [("Add", ["x", "three"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Div", ["y1", "six"], {}),
+         ("Mul", ["x", "y2"], {})],
+        IMAGE, HARD, 17, ["hard_swish"],
+    ),
+    "product": ([("Relu", ["x"], {}), ("Concat", ["x", "y0"], {"axis": 1}),
+                 ("Split", ["y1"], {"axis": 1, "outputs": ["one", "two"]}), ("Mul", ["two", "one"], {})],
+                IMAGE, {}, 17, ["relu", "concat", "slice", "slice", "multiply"]),
+    "product-of-functions": (
+        [("Relu", ["x"], {}), ("Tanh", ["x"], {}), ("Mul", ["y0", "y1"], {}), ("Mul", ["y2", "y2"], {})],
+        IMAGE, {}, 17, ["relu", "tanh", "multiply", "multiply"],
+    ),
+    "gate": (
+        [("GlobalAveragePool", ["x"], {}), ("Conv", ["y0", "w"], {}), ("Sigmoid", ["y1"], {}),
+         ("Mul", ["x", "y2"], {})],
+        IMAGE, {"w": (3, 3, 1, 1)}, 17, ["global_avg_pool", "conv", "sigmoid", "multiply"],
+    ),
+    "gate-first": (
+        [("GlobalAveragePool", ["x"], {}), ("HardSigmoid", ["y0"], {"alpha": 1 / 6}), ("Mul", ["y1", "x"], {})],
+        IMAGE, {}, 17, ["global_avg_pool", "hard_sigmoid", "multiply"],
+    ),
+    "gate-channels-last": (
+        [("Transpose", ["x"], CHANNELS_LAST), ("ReduceMean", ["y0"], {"axes": [1, 2]}), ("MatMul", ["y1", "w"], {}),
+         ("Mul", ["y2", "y0"], {}), ("Transpose", ["y3"], CHANNELS_FIRST)],
+        IMAGE, {"w": (3, 3)}, 17, ["global_avg_pool", "conv", "multiply"],
+    ),
+    "gate-of-one-pixel": (
+        [("Tanh", ["x"], {}), ("Sigmoid", ["x"], {}), ("Mul", ["y0", "y1"], {})], (2, 3, 1, 1), {}, 17,
+        ["tanh", "sigmoid", "multiply"],
+    ),
     "batch-norm": (
         [("BatchNormalization", ["x", "s", "b", "m", "v"], {"epsilon": 1e-3})],
         IMAGE, {"s": (3,), "b": (3,), "m": (3,), "v": (3,)}, 17, ["batch_norm"],
@@ -252,8 +297,9 @@ def test_an_operator_becomes_its_layers_and_gives_what_the_reference_gives(name:
     (wanted,) = reference.ReferenceEvaluator(model).run(None, {"x": x})
     found = network.run(x, backend="reference")
     assert found.shape == wanted.shape
-    # The reference rounds its erf to float32.
-    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-7 if "gelu" in name else 1e-10)
+    # The reference rounds its erf to float32, and attributes are float32: a sixth.
+    rounded = "gelu" in name or any(operator.startswith("Hard") for operator, _, _ in nodes)
+    np.testing.assert_allclose(found, wanted, rtol=1e-9, atol=1e-7 if rounded else 1e-10)
 
 
 @pytest.mark.parametrize(
@@ -290,15 +336,29 @@ MISTAKES: dict[str, tuple[list[Node], tuple[Any, ...], dict[str, Any], int, str]
                          IMAGE, {"s": ints(2, 3, 16, 14)}, 17, r"nearest at half_pixel coordinates, ceil, is not"),
     "resize-nowhere": ([("Resize", ["x", "", "", "s"], {"mode": "linear"})], IMAGE, {"s": ints(2, 3, 9, 9)}, 17,
                        r"resizes \(8, 7\) to \(9, 9\); known are whole factors"),
-    "product": ([("Relu", ["x"], {}), ("GlobalAveragePool", ["x"], {}), ("Mul", ["y0", "y1"], {})], IMAGE, {}, 17,
-                r"node 'n2' \(Mul\): a product of two layers is not known"),
+    "gate-of-one-channel": (
+        [("Conv", ["x", "w"], {}), ("Mul", ["x", "y0"], {})], IMAGE, {"w": (1, 3, 1, 1)}, 17,
+        r"node 'n1' \(Mul\): the inputs are \(2, 3, 8, 7\) and \(2, 1, 8, 7\), or of other orders; wanted one shape",
+    ),
+    "gate-for-all-channels": (
+        [("GlobalAveragePool", ["x"], {}), ("Conv", ["y0", "w"], {}), ("Mul", ["y1", "x"], {})],
+        IMAGE, {"w": (1, 3, 1, 1)}, 17, r"the inputs are \(2, 1, 1, 1\) and \(2, 3, 8, 7\), or of other orders",
+    ),
+    "gate-of-another-order": (
+        [("Transpose", ["x"], {"perm": [0, 1, 3, 2]}), ("GlobalAveragePool", ["x"], {}), ("Mul", ["y0", "y1"], {})],
+        IMAGE, {}, 17, r"node 'n2' \(Mul\): the inputs are \(2, 3, 7, 8\) and \(2, 3, 1, 1\), or of other orders",
+    ),
+    "hard-sigmoid": ([("HardSigmoid", ["x"], {})], IMAGE, {}, 17,
+                     r"node 'n0' \(HardSigmoid\): alpha is 0\.2 and beta 0\.5; known are 1/6 and 0\.5"),
+    "hard-sigmoid-beta": ([("HardSigmoid", ["x"], {"alpha": 1 / 6, "beta": 0.4})], IMAGE, {}, 17,
+                          r"alpha is 0\.16666667 and beta 0\.4; known are 1/6 and 0\.5"),
     "number": ([("Mul", ["x", "half"], {})], IMAGE, CONSTANTS, 17,
                r"output 0 is a function of each element, by Mul, that is none of relu"),
     "tanh-gelu": ([("Gelu", ["x"], {"approximate": "tanh"})], IMAGE, {}, 20, r"approximate is known as 'none' alone"),
     "hard-swish-steps": (
-        [("Add", ["x", "three"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Mul", ["x", "y1"], {}),
+        [("Add", ["x", "four"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Mul", ["x", "y1"], {}),
          ("Div", ["y2", "six"], {}), ("Relu", ["y3"], {}), ("MaxPool", ["y4"], {"kernel_shape": [2, 2]})],
-        IMAGE, {name: np.array(value) for name, value in {"three": 3.0, "zero": 0.0, "six": 6.0}.items()}, 17,
+        IMAGE, {**HARD, "four": np.array(4.0)}, 17,
         r"node 'n5' \(MaxPool\): the input is a function of each element, by Add, Clip, Mul, Div, relu, that is none",
     ),
     "bias-alone": ([("Relu", ["x"], {}), ("Add", ["y0", "b"], {})], IMAGE, {"b": (3, 1, 1)}, 17,

@@ -17,6 +17,8 @@ from stridekit.networks.tracing.windows import global_pool
 
 Handler = Callable[[Node], Value]
 
+_SIXTH = decimal(1 / 6)
+
 
 def _function(name: str) -> Handler:
     return lambda node: elementwise.activation(node.tracer, node.input(0), name)
@@ -34,6 +36,13 @@ def _gelu(node: Node) -> Value:
     if node.text("approximate", "none") != "none":
         raise NetworkError("approximate is known as 'none' alone")
     return elementwise.activation(node.tracer, node.input(0), "gelu")
+
+
+def _hard_sigmoid(node: Node) -> Value:
+    alpha, beta = node.real("alpha", 0.2), node.real("beta", 0.5)
+    if (alpha, beta) != (_SIXTH, 0.5):
+        raise NetworkError(f"alpha is {alpha} and beta {beta}; known are 1/6 and 0.5")
+    return elementwise.activation(node.tracer, node.input(0), "hard_sigmoid")
 
 
 def _clip(node: Node) -> Value:
@@ -249,6 +258,8 @@ OPERATORS: dict[str, Handler] = {
     "Gemm": _gemm,
     "GlobalAveragePool": lambda node: global_pool(node.tracer, node.input(0), largest=False),
     "GlobalMaxPool": lambda node: global_pool(node.tracer, node.input(0), largest=True),
+    "HardSigmoid": _hard_sigmoid,
+    "HardSwish": _function("hard_swish"),
     "Identity": _same,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _leaky_relu,

@@ -229,6 +229,8 @@ def _same(call: Call) -> Value:
 FUNCTIONS: dict[str, Handler] = {
     **windows.FUNCTIONS,
     **{name: _function(name) for name in ("relu", "relu6", "silu", "sigmoid", "tanh")},
+    "hardswish": _function("hard_swish"),
+    "hardsigmoid": _function("hard_sigmoid"),
     **{name: _step(name) for name in ("erf", "exp", "neg", "reciprocal")},
     **dict.fromkeys(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"), _same),
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),
