@@ -165,6 +165,44 @@ def test_a_mistake_is_named_by_file_line_and_key(mistake: str) -> None:
         assert (found[2], error.key) == (key, key), str(error)
 
 
+GATED = """\
+layers = [
+  {name = "image", op = "input", size = [4, 8, 8]},
+  {name = "body", op = "conv", out_channels = 6, kernel_size = 3},
+  {name = "mean", op = "global_avg_pool"},
+  {name = "gate", op = "conv", out_channels = 6, kernel_size = 1},
+  {name = "scaled", op = "multiply", inputs = ["body", "gate"]},
+  {name = "flat", op = "flatten", inputs = ["gate"]},
+]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "key", "words"),
+    [
+        ("out_channels = 6, kernel_size = 1", "out_channels = 1, kernel_size = 1", 6, "op",
+         r"\(6, 6, 6\) and \(1, 1, 1\); wanted one shape, or a second one of \(6, 1, 1\)"),
+        ('"global_avg_pool"', '"adaptive_avg_pool", output_size = 2', 6, "op", r"\(6, 2, 2\)"),
+        ('["body", "gate"]', '["gate", "body"]', 6, "op", r"\(6, 1, 1\) and \(6, 6, 6\); wanted one shape"),
+        ('["body", "gate"]', '["body", "image"]', 6, "op", r"\(4, 8, 8\)"),
+        ('["body", "gate"]', '["body"]', 6, "inputs", "inputs has 1 names, multiply wants 2"),
+        ('["body", "gate"]', '["body", "gate", "gate"]', 6, "inputs", "inputs has 3 names, multiply wants 2"),
+        ('"scaled", op = "multiply"', '"scaled", initial = 1.0, op = "multiply"', 6, "initial", "no such key"),
+        ('"gate"]},\n  {name = "flat", op = "flatten", inputs = ["gate"]}',
+         '"gate"]},\n  {name = "flat", op = "flatten", inputs = ["gate"]},\n'
+         '  {op = "multiply", inputs = ["body", "flat"]}', 8, "op", r"\(6,\); wanted one shape"),
+    ],
+)  # fmt: skip
+def test_a_gate_of_another_shape_is_named_by_file_line_and_key(
+    old: str, new: str, line: int, key: str, words: str
+) -> None:
+    assert parse_toml(GATED).features["scaled"].shape == (6, 6, 6)
+    assert GATED.count(old) == 1
+    error = failure(GATED.replace(old, new))
+    assert str(error).startswith(f"net.toml:{line}: {key}: ")
+    assert re.search(words, str(error)), str(error)
+
+
 @pytest.mark.parametrize("name", networks.names())
 def test_a_mistake_in_any_layer_that_ships_is_found_on_its_line(name: str) -> None:
     lines = (Path(networks.__file__).parent / "presets" / f"{name}.toml").read_text().splitlines(keepends=True)

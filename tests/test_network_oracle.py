@@ -117,6 +117,8 @@ SHIPPED: dict[str, Any] = {
     "resnet18": 64,
     "resnet50": 64,
     "mobilenet_v2": 64,
+    "mobilenet_v3_large": 64,
+    "efficientnet_b0": 64,
     "convnext_t": 64,
     "unet": 64,
     "deeplabv3_r50": 49,

@@ -46,6 +46,8 @@ PARAMETERS = [
     ("resnet101_v1", 44_549_160, "as resnet101: where a stride lies changes no weight"),
     ("mobilenet_v1", 4_231_976, "Keras' MobileNet, summary(): trainable"),
     ("mobilenet_v2", 3_504_872, TORCHVISION),
+    ("mobilenet_v3_large", 5_483_032, TORCHVISION),
+    ("efficientnet_b0", 5_288_548, TORCHVISION),
     ("convnext_t", 28_589_128, TORCHVISION),
     ("faster_rcnn_r50_fpn", 41_755_286, TORCHVISION),
     # 42,004,074 in torchvision, whose auxiliary head has a 3x3 convolution from 1024 to 256 channels, its batch norm
@@ -89,6 +91,8 @@ MACS = [
     ("resnet50", None, 4.089, 3),
     ("resnet101", None, 7.801, 3),
     ("mobilenet_v2", None, 0.301, 3),
+    ("mobilenet_v3_large", None, 0.217, 3),
+    ("efficientnet_b0", None, 0.386, 3),
     ("convnext_t", None, 4.456, 3),
     # torchvision counts at an image of 512x512, which its transform resizes to 800x800; 1000 regions remain.
     ("faster_rcnn_r50_fpn", (800, 800), 134.38, 2),
@@ -121,6 +125,12 @@ def test_multiply_accumulates_are_the_papers() -> None:
     # Howard et al., table 4: 569 million; Sandler et al., table 4: 300 million.
     assert round(summary("mobilenet_v1").macs / 1e6) == 569
     assert summary("mobilenet_v2").macs == pytest.approx(300e6, rel=0.005)
+    # Howard et al., MobileNetV3, table 3: 219 million and 5.4 million parameters.
+    assert summary("mobilenet_v3_large").macs == pytest.approx(219e6, rel=0.012)
+    assert summary("mobilenet_v3_large").parameters == pytest.approx(5.4e6, rel=0.02)
+    # Tan and Le, table 2: 0.39 billion and 5.3 million parameters.
+    assert round(summary("efficientnet_b0").macs / 1e9, 2) == 0.39
+    assert round(summary("efficientnet_b0").parameters / 1e6, 1) == 5.3
     # Z. Liu et al., table 1: 4.5e9.
     assert round(summary("convnext_t").macs / 1e9, 1) == 4.5
     # Ultralytics: 8.7 GFLOPs, two for each multiply-add, of the model with its batch norms fused.
@@ -237,6 +247,20 @@ SIZES = [
         "conv1 32 112 112, dw5.pointwise 256 28 28, dw.11.pointwise 512 14 14, dw13.relu62 1024 7 7",
     ),
     ("mobilenet_v2", None, "conv1 32 112 112, stage2.1.add1 24 56 56, stage4.3.add1 64 14 14, relu18 1280 7 7"),
+    # Howard et al., table 1: the sizes that come into each row are those that leave the one before.
+    (
+        "mobilenet_v3_large",
+        None,
+        "conv1 16 112 112, stage1.0.add1 16 112 112, stage2.1.add1 24 56 56, stage3.2.add1 40 28 28, "
+        "stage4.3.add1 80 14 14, stage5.1.add1 112 14 14, stage6.2.add1 160 7 7, swish17 960 7 7, fc1 1280, fc2 1000",
+    ),
+    # Tan and Le, table 1, likewise; the 320 channels of stage 7 are those that come into the last.
+    (
+        "efficientnet_b0",
+        None,
+        "stem 32 112 112, stage1.0.bn2 16 112 112, stage2.1.add1 24 56 56, stage3.1.add1 40 28 28, "
+        "stage4.2.add1 80 14 14, stage5.2.add1 112 14 14, stage6.3.add1 192 7 7, stage7.0.bn3 320 7 7, silu8 1280 7 7",
+    ),
     ("convnext_t", None, "stem.1 96 56 56, stage2.2.add1 192 28 28, stage3.8.add1 384 14 14, stage4.2.add1 768 7 7"),
     ("vit_b16", None, "patches 768 14 14"),
     # C2 to C5 and P6 of 800x1333, and of the 800x1344 to which torchvision fills up: the same.
@@ -272,6 +296,27 @@ def test_layers_have_the_published_sizes(name: str, size: tuple[int, ...] | None
     for entry in published.split(", "):
         layer, *sizes = entry.split()
         assert shape(name, layer, size) == tuple(map(int, sizes)), layer
+
+
+@pytest.mark.parametrize(("name", "first"), [("efficientnet_b0", 7), ("mobilenet_v3_large", 35)])
+def test_a_gate_sees_the_whole_image_and_so_does_what_follows(name: str, first: int) -> None:
+    rows = summary(name).rows
+    at = next(number for number, each in enumerate(rows) if each.operation == "multiply")
+    assert all(each.receptive_field is None for each in rows[at:])
+    # Before the first gate: 3 of the stem and 2 * 2 of the first depthwise convolution; MobileNetV3's first gate comes
+    # later, after strides of 2 and 4: 3 + 2 * 2 + 2 * 2 + 4 * 2 + 4 * 4.
+    assert summary(name).receptive_field == (first, first)
+
+
+@pytest.mark.parametrize("name", ["efficientnet_b0", "mobilenet_v3_large"])
+def test_gates_are_as_narrow_as_torchvisions(name: str) -> None:
+    squeezed = [each.output_shape[1] for each in summary(name).rows if each.name.endswith("squeeze")]
+    if name == "efficientnet_b0":
+        # A quarter of what comes into the block.
+        assert squeezed == [8, 4, 6, 6, 10, 10, 20, 20, 20, 28, 28, 28, 48, 48, 48, 48]
+    else:
+        # A quarter of the expanded channels, to a multiple of 8 that is no tenth less.
+        assert squeezed == [24, 32, 32, 120, 168, 168, 240, 240]
 
 
 @pytest.mark.parametrize("name", ["deeplabv3_r50", "deeplabv3_r50_os16", "unet"])

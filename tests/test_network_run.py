@@ -13,10 +13,14 @@ from network_numpy import evaluate, formula
 
 import stridekit as sk
 from stridekit.arrays import DTYPES, numpy_dtype
+from stridekit.backends import load_backend
 from stridekit.memory import HostMemory
 from stridekit.networks import Network
 from stridekit.networks.execution import Optimizer
+from stridekit.networks.execution.kernels import Backward, Context, kernel_for
+from stridekit.networks.execution.kernels.multiplying import GateKernel
 from stridekit.networks.execution.optimizers import SGD, Adam, Momentum
+from stridekit.networks.operations import Multiply
 
 SIZES = [(19,), (13, 10), (5, 7, 6)]
 by_rank = pytest.mark.parametrize("sizes", SIZES, ids=("1-D", "2-D", "3-D"))
@@ -138,7 +142,7 @@ def test_gradients_are_the_slopes_of_the_loss(
 
 
 def test_every_function_has_its_derivative_wherever_it_is_looked_at(rng: np.random.Generator) -> None:
-    for function in ("sigmoid", "tanh", "silu", "gelu", "leaky_relu"):
+    for function in ("sigmoid", "tanh", "silu", "gelu", "leaky_relu", "hard_swish", "hard_sigmoid"):
         network = Network(
             "one", chain(
                 layer("x", "input", size=(1,)), layer("factor", "linear", out_features=1, bias=False),
@@ -159,11 +163,71 @@ def test_every_function_has_its_derivative_wherever_it_is_looked_at(rng: np.rand
                 for moved in (value + step, value - step):
                     network64.parameters["factor.weight"][...] = moved
                     losses.append(loss_of(network64, x.astype("float64"), target, "reference"))
-                if function == "leaky_relu" and abs(at) <= step:
+                if (function == "leaky_relu" and abs(at) <= step) or (function.startswith("hard") and abs(at) == 3):
                     continue
                 expected = (losses[0] - losses[1]) / (2 * step)
                 # What a difference of losses near 1 can resolve, or one of 1 and a result.
                 assert abs(slope - expected) <= relative * abs(expected) + least, (function, dtype, at, slope, expected)
+
+
+CORNERS = {"hard_swish": (0.0, 1.0), "hard_sigmoid": (0.0, 0.0), "relu6": (0.0, 0.0)}
+
+
+@by_dtype
+@pytest.mark.parametrize("function", CORNERS)
+def test_a_function_has_pytorchs_derivative_at_its_corners(function: str, dtype: str) -> None:
+    network = Network("one", chain(
+        layer("x", "input", size=(1,)), layer("factor", "linear", out_features=1, bias=False), layer("f", function),
+        layer("both", "linear", out_features=2, bias=False),
+    ))  # fmt: skip
+    network.initialize(dtype=dtype)
+    # With weights of 1 and -1 times a little, the loss' slope is near that little itself, times the share of a class.
+    network.parameters["both.weight"][...] = [[2**-6], [-(2**-6)]]
+    corners = (0.0, 6.0) if function == "relu6" else (-3.0, 3.0)
+    for at, wanted in zip((-100, *corners, 100), (0, *CORNERS[function], float(function == "hard_swish")), strict=True):
+        network.parameters["factor.weight"][...] = at
+        found = gradients(network, np.ones((1, 1), numpy_dtype(dtype)), np.array([1]), "reference")["factor.weight"]
+        assert (found.item() != 0) == (wanted != 0), (at, found)
+        if wanted:
+            share = 1 / (1 + np.exp(-(2**-5) * at))
+            assert found.item() == pytest.approx(2**-5 * share, rel=4 * UNIT_ROUNDOFF[dtype] + 1e-2), at
+
+
+@pytest.mark.parametrize(("size", "batch"), [((17, 19), 5), ((70, 61), 3), ((1, 9), 4), ((600,), 300)])
+@by_dtype
+def test_a_gates_gradient_is_a_sum_over_each_samples_pixels(
+    size: tuple[int, ...], batch: int, dtype: str, rng: np.random.Generator
+) -> None:
+    """Of few pixels and many, in blocks of whole samples and in parts of one."""
+    channels = 24
+    shapes = ((batch, channels, *size), (batch, channels, *(1 for _ in size)))
+    context = Context("cpu", load_backend("cpu").device(), "numpy", dtype, training=True)
+    kernel = kernel_for(context, Multiply(), shapes, shapes[0], (True, True))
+    x, gate, g = (rng.standard_normal((shape[0], *shape[2:], channels)).astype(numpy_dtype(dtype))
+                  for shape in (*shapes, shapes[0]))  # fmt: skip
+
+    def run(part: slice) -> list[np.ndarray]:
+        count = len(x[part])
+        own = kernel_for(context, Multiply(), tuple((count, *shape[1:]) for shape in shapes), (count, *shapes[0][1:]),
+                         (True, True))  # fmt: skip
+        workspace = np.full(own.backward_workspace, 0xFF, np.uint8)
+        # The gradient's own memory is taken.
+        gx, gh = g[part].copy(), np.empty_like(gate[part])
+        own.backward(Backward(gx, [x[part], gate[part]], None, {}, {}, [gx, gh], {}, workspace))
+        return [gx, gh]
+
+    assert isinstance(kernel, GateKernel)
+    gx, gh = run(slice(None))
+    wide = [each.astype(np.float64) for each in (x, gate, g)]
+    products = (wide[0] * wide[2]).reshape(batch, -1, channels)
+    expected, most = products.sum(1), np.abs(products).sum(1)
+    error = np.abs(gh.reshape(batch, channels).astype(np.float64) - expected)
+    # What is rounded at the end, and on the way: of 256 products in a row and float64 beyond them.
+    assert (error <= UNIT_ROUNDOFF[dtype] * np.abs(expected) + 258 * ACCUMULATED[dtype] * most).all()
+    np.testing.assert_array_equal(gx, (wide[1] * wide[2]).astype(numpy_dtype(dtype)))
+    for at in range(batch):
+        for found, whole in zip(run(slice(at, at + 1)), (gx, gh), strict=True):
+            np.testing.assert_array_equal(found, whole[at : at + 1])
 
 
 def test_the_gradient_of_gelu_keeps_small_inputs_of_16_bits() -> None:

@@ -93,11 +93,32 @@ class Everything(nn.Module):
         return torch.softmax(self.head(pooled) + self.bias, 1)
 
 
+class Gated(nn.Module):
+    """Gates of every kind, and the hard functions, as modules and written out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.excite = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(8, 4, 1), nn.ReLU(True), nn.Conv2d(4, 8, 1))
+        self.hard, self.swish = nn.Hardsigmoid(), nn.Hardswish(inplace=True)
+        self.beside = nn.Conv2d(8, 16, 1)
+
+    def forward(self, x: Any) -> Any:
+        x = self.swish(self.stem(x))
+        x = self.hard(self.excite(x)) * x
+        x = x * functional.relu6(x + 3) / 6
+        x = x * torch.sigmoid(x.mean((2, 3), keepdim=True))
+        value, gate = self.beside(x).chunk(2, 1)
+        x = value * torch.sigmoid(gate)
+        return x * (functional.relu6(x + 3.0) * (1 / 6)) + torch.tanh(x) * x
+
+
 SMALL: dict[str, tuple[Any, tuple[int, ...]]] = {
     "everything": (Everything, (3, 12, 14)),
     "basic": (lambda: Basic(4, 8, 2), (4, 9, 9)),
     "1d": (lambda: nn.Sequential(nn.Conv1d(3, 4, 3, 2, 1), nn.ReLU(), nn.MaxPool1d(2), nn.Conv1d(4, 2, 2)), (3, 30)),
     "3d": (lambda: nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), nn.BatchNorm3d(4), nn.AvgPool3d(2)), (2, 4, 6, 8)),
+    "gates": (Gated, (3, 12, 14)),
     "mlp": (lambda: nn.Sequential(nn.Linear(6, 8), nn.GELU(), nn.Linear(8, 3)), (6,)),
 }
 
@@ -126,7 +147,9 @@ def test_a_network_gives_what_pytorch_and_onnxruntime_give(name: str, dtype: str
         compare(runtime.InferenceSession(model).run(None, {"x": x})[0])
 
 
-@pytest.mark.parametrize("name", ["convnext_t", "mobilenet_v2", "resnet18", "unet"])
+@pytest.mark.parametrize(
+    "name", ["convnext_t", "efficientnet_b0", "mobilenet_v2", "mobilenet_v3_large", "resnet18", "unet"]
+)
 def test_a_named_network_gives_what_pytorch_gives(name: str) -> None:
     make, size = MODELS[name]
     module = randomized(make())
@@ -181,15 +204,6 @@ def test_tied_modules_share_and_half_tied_ones_are_refused() -> None:
         Network.from_torch(nn.Sequential(conv, other), (4, 8, 8))
 
 
-class Excited(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(3, 3, 1), nn.Sigmoid())
-
-    def forward(self, x: Any) -> Any:
-        return x * self.gate(x)
-
-
 def changed(function: Any) -> Any:
     class Changed(nn.Module):
         def forward(self, x: Any) -> Any:
@@ -203,8 +217,13 @@ MISTAKES: dict[str, tuple[Any, str]] = {
         lambda: nn.Sequential(nn.ReLU(), nn.GroupNorm(3, 3)),
         r"node 'group_norm' \(aten\.group_norm\.default, in module '1'\): function aten\.group_norm\.default is not",
     ),
-    "excite": (Excited, r"\(aten\.mul\.Tensor\): a product of two layers is not known"),
-    "hardswish": (lambda: nn.Hardswish(), r"aten\.hardswish\.default is not known"),
+    "channels-reduced": (
+        lambda: changed(lambda x: x * x.mean(1, keepdim=True)), r"reduces axes \[1\] of \(1, 3, 8, 8\); known is over",
+    ),
+    "spread-pixels": (
+        lambda: changed(lambda x: x * functional.max_pool2d(x, (1, 8))),
+        r"\(aten\.mul\.Tensor\): the inputs are \(1, 3, 8, 8\) and \(1, 3, 8, 1\), or of other orders; wanted one",
+    ),
     "tanh-gelu": (lambda: nn.GELU("tanh"), r"approximate is 'tanh', known as 'none' alone"),
     "no-affine": (lambda: nn.BatchNorm2d(3, affine=False), r"the scale \(weight\) is missing"),
     "batch-statistics": (lambda: nn.BatchNorm2d(3, track_running_stats=False), r"node '"),

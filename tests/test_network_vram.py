@@ -288,7 +288,7 @@ def test_each_operation_alone_allocates_nothing_large() -> None:
         "upsample": {"factor": 2, "mode": "linear"},
         "slice": {"start": 1, "stop": 7},
         "softmax_cross_entropy": {},
-        **{function: {} for function in ("relu", "leaky_relu", "silu", "gelu")},
+        **{function: {} for function in ("relu", "leaky_relu", "silu", "gelu", "hard_swish", "hard_sigmoid")},
     }
     for kind, options in kinds.items():
         network = Network(kind, chain(
@@ -303,6 +303,32 @@ def test_each_operation_alone_allocates_nothing_large() -> None:
             assert beside(call, allocated) < 2**17, (kind, training)
         # The same as a copy of the input would take.
         assert x.nbytes > 2**18
+
+
+@pytest.mark.parametrize("gated", [False, True], ids=["product", "gate"])
+def test_a_product_alone_allocates_nothing_large(gated: bool) -> None:
+    network = drawn(Network("product", chain(
+        layer("x", "input", size=(8, 64, 64)), layer("first", "scale"), layer("mean", "global_avg_pool"),
+        layer("other", "scale", "mean" if gated else "first"),
+        layer("y", "multiply", ("first", "other")),
+    )), "float32")  # fmt: skip
+    network = Network("product", network.layers, outputs=["y"], parameters=network.parameters)
+    x, target = given(network, 4), np.zeros((4, 64, 64), np.int64)
+    for call, training in ((lambda: network.run(x), False), (lambda: network.train_step(x, target), True)):
+        allocated = network.vram(4, training=training).allocated
+        assert beside(call, allocated) < 2**17, training
+
+
+def test_a_product_takes_the_memory_of_what_it_multiplies() -> None:
+    for second in ("gate", "mean"):
+        network = Network("gated", chain(
+            layer("x", "input", size=(8, 64, 64)), layer("first", "conv", out_channels=8, kernel_size=1),
+            layer("mean", "global_avg_pool"), layer("gate", "conv", "first", out_channels=8, kernel_size=1),
+            layer("y", "multiply", ("first", second)),
+            layer("last", "conv", out_channels=8, kernel_size=1),
+        ))  # fmt: skip
+        made = program(network, 1, "reference", training=False)
+        assert made.arena.shares["y"] == made.arena.shares["first"]
 
 
 def test_an_optimizer_shared_by_two_networks_is_refused(rng: np.random.Generator) -> None:

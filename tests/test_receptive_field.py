@@ -14,14 +14,17 @@ import stridekit.networks as networks
 from stridekit.networks import Layer, Network
 from stridekit.networks.operations import (
     Activation,
+    AdaptiveAvgPool,
     Add,
     AvgPool,
     BatchNorm,
     Concat,
     Conv,
     ConvTranspose,
+    GlobalAvgPool,
     Input,
     MaxPool,
+    Multiply,
     Operation,
     Upsample,
 )
@@ -284,3 +287,29 @@ def test_no_pixel_of_a_network_that_ships_depends_on_more_than_its_field(
                 assert span is not None
                 assert fields[axis].first + pixel * fields[axis].stride <= span[0]
                 assert span[1] <= fields[axis].last + pixel * fields[axis].stride
+
+
+def test_a_global_gate_leaves_no_bounds_and_one_of_a_window_holds_still() -> None:
+    def gated(*gate: Operation) -> Network:
+        layers = [Layer("x", Input((2, 12))), Layer("l0", Conv(2, 3, 2, 1), ("x",))]
+        for number, operation in enumerate(gate, 1):
+            layers.append(Layer(f"l{number}", operation, (layers[-1].name,)))
+        layers += [Layer("y", Multiply(), ("l0", layers[-1].name)), Layer("after", Conv(2, 3), ("y",))]
+        return Network("gated", layers)
+
+    for name in ("y", "after"):
+        assert axis_fields(gated(GlobalAvgPool(), Conv(2, 1)))[name] is None
+    # All six pixels, which see -1 to 11: the last of them looks back to where the first one is, and that one ahead.
+    for gate in (AdaptiveAvgPool(1), Conv(2, 6)):
+        row = next(row for row in gated(gate).summary().rows if row.name == "y")
+        assert row.field_start == (-1 - 5 * 2,)
+        assert row.receptive_field == (1 + 5 * 2 + 11 + 1,)
+        assert row.effective_stride == (2,)
+        for pixel in range(6):
+            start = -11 + 2 * pixel
+            assert start <= -1
+            assert start + 22 >= 11
+    # Of one shape, as a sum.
+    product = gated(Conv(2, 3, 1, 1))
+    added = Network("sum", [*product.layers[:-2], Layer("y", Add(), ("l0", "l1"))])
+    assert axis_fields(product)["y"] == axis_fields(added)["y"]

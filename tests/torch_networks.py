@@ -147,6 +147,90 @@ class MobileNetV2(nn.Module):
         return self.classifier(nn.functional.adaptive_avg_pool2d(self.features(x), (1, 1)).flatten(1))
 
 
+def _normed(channels: int, out: int, kernel: int, stride: int, act: Any, groups: int = 1, **norm: float) -> list[Any]:
+    made: list[nn.Module] = [
+        nn.Conv2d(channels, out, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(out, **norm),
+    ]  # fmt: skip
+    return made if act is None else [*made, act(inplace=True)]
+
+
+class Excited(nn.Module):
+    def __init__(self, channels: int, squeezed: int, act: Any, gate: Any):
+        super().__init__()
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.fc1, self.fc2 = nn.Conv2d(channels, squeezed, 1), nn.Conv2d(squeezed, channels, 1)
+        self.activation, self.scale_activation = act(), gate()
+
+    def forward(self, x: Any) -> Any:
+        scale = self.fc2(self.activation(self.fc1(self.avgpool(x))))
+        return self.scale_activation(scale) * x
+
+
+class MBConv(nn.Module):
+    def __init__(
+        self, channels: int, wide: int, out: int, kernel: int, stride: int, act: Any, excite: Any, **norm: float
+    ):
+        super().__init__()
+        self.residual = stride == 1 and channels == out
+        self.block = nn.Sequential(
+            *([] if wide == channels else _normed(channels, wide, 1, 1, act, **norm)),
+            *_normed(wide, wide, kernel, stride, act, wide, **norm),
+            *([] if excite is None else [excite]),
+            *_normed(wide, out, 1, 1, None, **norm),
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self.block(x) + x if self.residual else self.block(x)
+
+
+class EfficientNetB0(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = _normed(3, 32, 3, 2, nn.SiLU)
+        channels = 32
+        for expand, kernel, stride, out, repeat in (
+            (1, 3, 1, 16, 1), (6, 3, 2, 24, 2), (6, 5, 2, 40, 2), (6, 3, 2, 80, 3), (6, 5, 1, 112, 3),
+            (6, 5, 2, 192, 4), (6, 3, 1, 320, 1),
+        ):  # fmt: skip
+            for position in range(repeat):
+                wide = expand * channels
+                excite = Excited(wide, max(1, channels // 4), nn.SiLU, nn.Sigmoid)
+                layers.append(MBConv(channels, wide, out, kernel, 1 if position else stride, nn.SiLU, excite))
+                channels = out
+        self.features = nn.Sequential(*layers, *_normed(channels, 1280, 1, 1, nn.SiLU))
+        self.avgpool, self.classifier = nn.AdaptiveAvgPool2d(1), nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 1000))
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
+class MobileNetV3Large(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        norm = {"eps": 0.001, "momentum": 0.01}
+        layers: list[nn.Module] = _normed(3, 16, 3, 2, nn.Hardswish, **norm)
+        channels = 16
+        for kernel, wide, out, squeezed, act, stride in (
+            (3, 16, 16, 0, nn.ReLU, 1), (3, 64, 24, 0, nn.ReLU, 2), (3, 72, 24, 0, nn.ReLU, 1),
+            (5, 72, 40, 24, nn.ReLU, 2), (5, 120, 40, 32, nn.ReLU, 1), (5, 120, 40, 32, nn.ReLU, 1),
+            (3, 240, 80, 0, nn.Hardswish, 2), (3, 200, 80, 0, nn.Hardswish, 1), (3, 184, 80, 0, nn.Hardswish, 1),
+            (3, 184, 80, 0, nn.Hardswish, 1), (3, 480, 112, 120, nn.Hardswish, 1), (3, 672, 112, 168, nn.Hardswish, 1),
+            (5, 672, 160, 168, nn.Hardswish, 2), (5, 960, 160, 240, nn.Hardswish, 1),
+            (5, 960, 160, 240, nn.Hardswish, 1),
+        ):  # fmt: skip
+            excite = Excited(wide, squeezed, nn.ReLU, nn.Hardsigmoid) if squeezed else None
+            layers.append(MBConv(channels, wide, out, kernel, stride, act, excite, **norm))
+            channels = out
+        self.features = nn.Sequential(*layers, *_normed(channels, 960, 1, 1, nn.Hardswish, **norm))
+        self.avgpool = nn.AdaptiveAvgPool2d(1)
+        self.classifier = nn.Sequential(
+            nn.Linear(960, 1280), nn.Hardswish(True), nn.Dropout(0.2), nn.Linear(1280, 1000)
+        )
+
+    def forward(self, x: Any) -> Any:
+        return self.classifier(torch.flatten(self.avgpool(self.features(x)), 1))
+
+
 class LayerNorm2d(nn.LayerNorm):
     def forward(self, x: Any) -> Any:
         return super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
@@ -211,7 +295,9 @@ def _two(channels: int, width: int) -> nn.Module:
 MODELS: dict[str, tuple[Any, tuple[int, ...]]] = {
     "alexnet": (AlexNet, (3, 224, 224)),
     "convnext_t": (ConvNeXt, (3, 224, 224)),
+    "efficientnet_b0": (EfficientNetB0, (3, 224, 224)),
     "mobilenet_v2": (MobileNetV2, (3, 224, 224)),
+    "mobilenet_v3_large": (MobileNetV3Large, (3, 224, 224)),
     "resnet18": (resnet18, (3, 224, 224)),
     "resnet50": (resnet50, (3, 224, 224)),
     "unet": (UNet, (1, 64, 96)),
