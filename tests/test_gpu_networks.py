@@ -10,7 +10,7 @@ import pytest
 import stridekit as sk
 from bench.gpu_memory import pool_use
 from stridekit.backends import unavailable
-from stridekit.networks.toml_files import parse_toml
+from stridekit.networks import Network
 
 pytestmark = [
     pytest.mark.gpu,
@@ -56,7 +56,7 @@ layers = [
 
 def both() -> tuple[Any, Any]:
     """Return the same network twice, with the same parameters."""
-    return parse_toml(EVERYTHING).initialize(1), parse_toml(EVERYTHING).initialize(1)
+    return Network.parse(EVERYTHING).initialize(1), Network.parse(EVERYTHING).initialize(1)
 
 
 @pytest.mark.parametrize("library", ["cupy", "numpy"])

@@ -14,7 +14,6 @@ import stridekit as sk
 import stridekit.networks as networks
 from stridekit.networks import Network, NetworkError
 from stridekit.networks.operations import OPERATIONS
-from stridekit.networks.toml_files import parse_toml
 
 VALID = """\
 name = "small"
@@ -148,7 +147,7 @@ MISTAKES = {
 
 def failure(text: str) -> NetworkError:
     with pytest.raises(NetworkError) as caught:
-        parse_toml(text, "net.toml")
+        Network.parse(text, "net.toml")
     return caught.value
 
 
@@ -196,7 +195,7 @@ layers = [
 def test_a_gate_of_another_shape_is_named_by_file_line_and_key(
     old: str, new: str, line: int, key: str, words: str
 ) -> None:
-    assert parse_toml(GATED).features["scaled"].shape == (6, 6, 6)
+    assert Network.parse(GATED).features["scaled"].shape == (6, 6, 6)
     assert GATED.count(old) == 1
     error = failure(GATED.replace(old, new))
     assert str(error).startswith(f"net.toml:{line}: {key}: ")
@@ -272,7 +271,7 @@ def test_both_styles_of_layers_make_the_same_network() -> None:
     [blocks.twice]
     layers = [{op = "conv", out_channels = "$width", kernel_size = 3}, {name = "op = two", op = "relu"}]
     """
-    assert parse_toml(inline).layers == parse_toml(WITH_TABLES).layers
+    assert Network.parse(inline).layers == Network.parse(WITH_TABLES).layers
 
 
 @pytest.mark.parametrize("text", ["", "\n\n", "# nothing yet\n", 'name = "nothing"\n', "layers = []", "layers = 3"])
@@ -299,7 +298,7 @@ def test_blocks_cannot_grow_a_file_into_millions_of_layers() -> None:
 
 
 def test_a_block_s_layers_are_numbered_and_named_after_it() -> None:
-    names = [layer.name for layer in parse_toml(VALID).layers]
+    names = [layer.name for layer in Network.parse(VALID).layers]
     assert names[3:9] == [f"stage.{number}.{name}" for number in (0, 1) for name in ("conv", "bn", "add1")]
 
 
@@ -314,7 +313,7 @@ def test_a_missing_an_unreadable_and_an_unknown_file_are_named(tmp_path: Path) -
 def test_a_file_is_read_in_whatever_way_its_lines_end(tmp_path: Path) -> None:
     path = tmp_path / "windows.toml"
     path.write_bytes(VALID.replace("\n", "\r\n").encode())
-    assert networks.load(path).layers == parse_toml(VALID).layers
+    assert networks.load(path).layers == Network.parse(VALID).layers
     path.write_bytes(VALID.replace("stride = 2", "stride = 0").replace("\n", "\r\n").encode())
     with pytest.raises(NetworkError, match=r"windows\.toml:10: stride: "):
         networks.load(path)
@@ -323,7 +322,7 @@ def test_a_file_is_read_in_whatever_way_its_lines_end(tmp_path: Path) -> None:
 def network_or_error(text: str) -> None:
     """Read a text and ask what there is to ask; nothing but a NetworkError may come of it."""
     try:
-        network = parse_toml(text, "net.toml")
+        network = Network.parse(text, "net.toml")
     except NetworkError as error:
         where = re.match(r"net\.toml:(\d+): ", str(error))
     else:

@@ -12,7 +12,6 @@ import pytest
 import stridekit.networks as networks
 from stridekit.networks import Network
 from stridekit.networks.summary import Summary, SummaryRow
-from stridekit.networks.toml_files import parse_toml
 
 PRESETS = Path(networks.__file__).parent / "presets"
 
@@ -179,7 +178,7 @@ def three_quarters(text: str) -> str:
 
 
 def test_a_narrower_mobilenet_sees_as_far_and_costs_as_howard_et_al_say() -> None:
-    found = parse_toml(three_quarters((PRESETS / "mobilenet_v1.toml").read_text())).summary()
+    found = Network.parse(three_quarters((PRESETS / "mobilenet_v1.toml").read_text())).summary()
     # Araujo et al., mobilenet_v1_075; Howard et al., table 6: 325 million, 2.6 million.
     assert found.receptive_field == (315, 315)
     assert round(found.macs / 1e6) == 325

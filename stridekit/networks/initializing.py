@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from stridekit.networks.layers import Layer
 from stridekit.networks.operations import ConvTranspose, Scale
 
-if TYPE_CHECKING:
-    from stridekit.networks.network import Network
 
-
-def draw(network: Network, seed: int, dtype: np.dtype[Any]) -> dict[str, np.ndarray]:
-    """Return all parameters and buffers of a network, by ``"layer.name"``.
+def draw(layers: Sequence[Layer], seed: int, dtype: np.dtype[Any]) -> dict[str, np.ndarray]:
+    """Return all parameters and buffers of layers, by ``"layer.name"``.
 
     Weights of products are normal with variance ``2 / fan_in``; source: K. He, X. Zhang, S. Ren and J. Sun, "Delving
     Deep into Rectifiers", ICCV 2015, equation 10.
     """
     rng = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}
-    for layer in network.layers:
+    for layer in layers:
         if layer.shares is not None:
             continue
         operation = layer.operation

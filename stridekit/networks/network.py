@@ -1,26 +1,27 @@
-"""The network: named layers in an order in which they can run, and the parameters that they share or own."""
+"""The network as people use it: read from anywhere, asked for its sizes and memory, run and trained."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
-from functools import cached_property
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stridekit.arguments import as_int
-from stridekit.arrays import Array, dtype_name, numpy_dtype
-from stridekit.errors import NetworkError
-from stridekit.networks.layers import Feature, InputSize, Layer, features_of, input_shape, resolved
-from stridekit.networks.operations import Input, Shape
+from stridekit.arrays import Array
+from stridekit.networks.from_onnx import network_of_onnx
+from stridekit.networks.from_torch import network_of_torch
+from stridekit.networks.graph import Graph
+from stridekit.networks.layers import InputSize
+from stridekit.networks.summary import Summary, summarize
+from stridekit.networks.toml_files import parse_toml, read_toml
+from stridekit.vram import parse_bytes
 
 if TYPE_CHECKING:
     from stridekit.backends import Device
     from stridekit.networks.execution import NetworkVram, Optimizer
-    from stridekit.networks.summary import Summary
 
 
-class Network:
+class Network(Graph):
     """A graph of layers.
 
     Made by `stridekit.networks.load`, `Network.from_toml`, `Network.from_onnx` or `Network.from_torch`.
@@ -43,29 +44,6 @@ class Network:
         Naming the layer that does not fit.
     """
 
-    def __init__(
-        self,
-        name: str,
-        layers: Iterable[Layer],
-        *,
-        outputs: Sequence[str] | None = None,
-        source: str = "",
-        parameters: dict[str, Any] | None = None,
-    ):
-        self.name, self.source = name, source
-        self.layers = resolved(tuple(layers))
-        self.by_name = {layer.name: layer for layer in self.layers}
-        read = {name for layer in self.layers for name in layer.inputs}
-        unread = tuple(layer.name for layer in self.layers if layer.name not in read)
-        self.outputs = unread if outputs is None else tuple(outputs)
-        for output in self.outputs:
-            if output not in self.by_name:
-                raise NetworkError(f"outputs names {output!r}, and there is no such layer", key="outputs")
-        self._parameters = dict(parameters or {})
-        self._check_parameters()
-        self._optimizers: dict[str, Optimizer] = {}
-        self.programs: dict[Any, Any] = {}
-
     # Reading.
 
     @classmethod
@@ -77,9 +55,18 @@ class Network:
         NetworkError
             Naming file, line and key.
         """
-        from stridekit.networks.toml_files import read_toml
+        return cls._of(read_toml(Path(path)))
 
-        return read_toml(Path(path))
+    @classmethod
+    def parse(cls, text: str, file: str = "network") -> Network:
+        """Read the text of a network file; `file` is its name in messages.
+
+        Raises
+        ------
+        NetworkError
+            Naming file, line and key.
+        """
+        return cls._of(parse_toml(text, file))
 
     @classmethod
     def from_onnx(cls, model: Any, *, input_size: InputSize = None) -> Network:
@@ -98,9 +85,7 @@ class Network:
         ModuleNotFoundError
             If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
-        from stridekit.networks.from_onnx import network_of_onnx
-
-        return network_of_onnx(model, input_size)
+        return cls._of(network_of_onnx(model, input_size))
 
     @classmethod
     def from_torch(cls, module: Any, input_size: Sequence[int] = (3, 224, 224)) -> Network:
@@ -111,113 +96,13 @@ class Network:
         NetworkError
             Naming the node and the operator, for one that is not known.
         """
-        from stridekit.networks.from_torch import network_of_torch
+        return cls._of(network_of_torch(module, tuple(input_size)))
 
-        return network_of_torch(module, tuple(input_size))
-
-    # Sizes.
-
-    @property
-    def inputs(self) -> tuple[Layer, ...]:
-        """The layers that hold what the network is given."""
-        return tuple(layer for layer in self.layers if isinstance(layer.operation, Input))
-
-    def resized(self, input_size: InputSize) -> Network:
-        """Return the same network, of the same parameters, at another size of its first input.
-
-        Parameters
-        ----------
-        input_size : int, spatial sizes, or ``(C, *spatial)``; None leaves it
-        """
-        if input_size is None:
-            return self
-        first = self.inputs[0]
-        assert isinstance(first.operation, Input)
-        size = input_shape(input_size, first.operation.size)
-        layers = [
-            replace(layer, operation=replace(first.operation, size=size)) if layer is first else layer
-            for layer in self.layers
-        ]
-        other = Network(self.name, layers, outputs=self.outputs, source=self.source)
-        # One dictionary: what is trained or drawn in one is so in the other.
-        other._parameters, other._optimizers, other.programs = self._parameters, self._optimizers, self.programs
-        return other
-
-    @cached_property
-    def features(self) -> dict[str, Feature]:
-        """What comes out of each layer, by name."""
-        return features_of(self.layers)
-
-    def input_shapes(self, layer: Layer) -> tuple[Shape, ...]:
-        """Return the shapes that a layer reads."""
-        return tuple(self.features[name].shape for name in layer.inputs)
-
-    # Parameters.
-
-    @cached_property
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Shapes of all that is trained, by ``"layer.name"``."""
-        return {
-            f"{layer.name}.{name}": shape
-            for layer in self.layers
-            if layer.shares is None
-            for name, shape in layer.operation.parameter_shapes().items()
-        }
-
-    @cached_property
-    def buffer_shapes(self) -> dict[str, Shape]:
-        """Shapes of all that is kept and not trained, by ``"layer.name"``."""
-        return {
-            f"{layer.name}.{name}": shape
-            for layer in self.layers
-            if layer.shares is None
-            for name, shape in layer.operation.buffer_shapes().items()
-        }
-
-    @property
-    def parameters(self) -> dict[str, Any]:
-        """All parameters and buffers, by ``"layer.name"``; drawn by `initialize` if some are missing."""
-        if not self.has_parameters:
-            self.initialize()
-        return self._parameters
-
-    @property
-    def has_parameters(self) -> bool:
-        """Whether every parameter is there: none has to be drawn."""
-        return len(self._parameters) == len(self.parameter_shapes) + len(self.buffer_shapes)
-
-    def astype(self, dtype: Any) -> Network:
-        """Return the same network with its parameters in another float type."""
-        kind = numpy_dtype(dtype_name("dtype", dtype))
-        cast = {name: value.astype(kind) for name, value in self.parameters.items()}
-        return Network(self.name, self.layers, outputs=self.outputs, source=self.source, parameters=cast)
-
-    def initialize(self, seed: int = 0, dtype: Any = "float32", *, all: bool = False) -> Network:
-        """Draw the parameters that are missing, or all of them, and return the network.
-
-        Weights are normal with variance ``2 / fan_in`` (K. He et al., ICCV 2015), biases 0, normalisations 1 and 0.
-
-        Parameters
-        ----------
-        seed : int
-        dtype : str or dtype
-        all : bool
-            Also those that there are.
-        """
-        from stridekit.networks.initializing import draw
-
-        have = {} if all else self._parameters
-        drawn = draw(self, seed, numpy_dtype(dtype_name("dtype", dtype)))
-        self._parameters.update({name: value for name, value in drawn.items() if name not in have})
-        return self
-
-    def _check_parameters(self) -> None:
-        shapes = {**self.parameter_shapes, **self.buffer_shapes}
-        for name, value in self._parameters.items():
-            if name not in shapes:
-                raise NetworkError(f"there is no parameter {name!r}")
-            if tuple(value.shape) != shapes[name]:
-                raise NetworkError(f"parameter {name!r} is {tuple(value.shape)}; the layer wants {shapes[name]}")
+    @classmethod
+    def _of(cls, graph: Graph) -> Network:
+        return cls(
+            graph.name, graph.layers, outputs=graph.outputs, source=graph.source, parameters=graph.given_parameters
+        )
 
     # Answers.
 
@@ -243,8 +128,6 @@ class Network:
         NetworkError
             Naming the first layer that the size does not fit.
         """
-        from stridekit.networks.summary import summarize
-
         return summarize(self.resized(input_size), as_int("batch", batch), dtype)
 
     def vram(
@@ -332,7 +215,6 @@ class Network:
         True
         """
         from stridekit.networks.execution.fitting import largest_batch
-        from stridekit.vram import parse_bytes
 
         def peak(batch: int) -> int:
             return self.vram(
@@ -423,12 +305,7 @@ class Network:
         from stridekit.networks.execution import train_step
         from stridekit.networks.execution.optimizers import optimizer_called
 
-        if isinstance(optimizer, str):
-            if optimizer not in self._optimizers:
-                self._optimizers[optimizer] = optimizer_called(optimizer)
-            optimizer = self._optimizers[optimizer]
-        return train_step(self, x, target, optimizer, backend)
-
-    def __repr__(self) -> str:
-        sizes = ", ".join(str(self.features[layer.name].shape) for layer in self.inputs)
-        return f"Network({self.name!r}, {len(self.layers)} layers, input {sizes})"
+        chosen = optimizer
+        if isinstance(chosen, str):
+            chosen = self.optimizers.setdefault(chosen, optimizer_called(chosen))
+        return train_step(self, x, target, chosen, backend)

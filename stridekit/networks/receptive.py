@@ -17,8 +17,8 @@ from stridekit.networks.operations import Input, Reach
 from stridekit.networks.operations.base import FIRST_PIXEL
 
 if TYPE_CHECKING:
+    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import Layer
-    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ START = AxisField(Fraction(0), Fraction(0), Fraction(1))
 Fields: TypeAlias = tuple[AxisField, ...]
 
 
-def axis_fields(network: Network) -> dict[str, Fields | None]:
+def axis_fields(network: Graph) -> dict[str, Fields | None]:
     """Return what an output pixel of each layer depends on, along each axis; None where that is everything."""
     found: dict[str, Fields | None] = {}
     for layer in network.layers:
@@ -59,7 +59,7 @@ def axis_fields(network: Network) -> dict[str, Fields | None]:
     return found
 
 
-def _of_layer(network: Network, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
+def _of_layer(network: Graph, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
     output = network.features[layer.name].shape
     if isinstance(layer.operation, Input):
         return (START,) * (len(output) - 1) if len(output) > 1 else None

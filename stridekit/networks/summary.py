@@ -13,8 +13,8 @@ from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 
 if TYPE_CHECKING:
+    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import Layer
-    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Summary:
         return summary_text(self)
 
 
-def summarize(network: Network, batch: int, dtype: Any) -> Summary:
+def summarize(network: Graph, batch: int, dtype: Any) -> Summary:
     """Return the summary of a network at its own input size."""
     if batch < 0:
         raise ShapeError(f"batch is {batch}; wanted at least 0")
@@ -167,7 +167,7 @@ def summarize(network: Network, batch: int, dtype: Any) -> Summary:
     return Summary(network.name, (batch, *image), name, rows)
 
 
-def _row(network: Network, layer: Layer, fields: Fields | None, image: Shape, batch: int, unit: int) -> SummaryRow:
+def _row(network: Graph, layer: Layer, fields: Fields | None, image: Shape, batch: int, unit: int) -> SummaryRow:
     operation, feature = layer.operation, network.features[layer.name]
     shapes = network.input_shapes(layer)
     geometry = operation.geometry(shapes)

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from stridekit.errors import NetworkError
+from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
-from stridekit.networks.network import Network
 from stridekit.networks.operations import FUNCTIONS, OPERATIONS, Activation, Operation
 from stridekit.networks.toml_lines import line_of
 
@@ -28,7 +28,7 @@ _DEEPEST = 16
 _MOST_LAYERS = 100_000
 
 
-def read_toml(path: Path) -> Network:
+def read_toml(path: Path) -> Graph:
     """Read a network file.
 
     Raises
@@ -45,7 +45,7 @@ def read_toml(path: Path) -> Network:
     return parse_toml(text, str(path))
 
 
-def parse_toml(text: str, file: str = "network") -> Network:
+def parse_toml(text: str, file: str = "network") -> Graph:
     """Read the text of a network file; `file` is its name in messages."""
     try:
         document = tomllib.loads(text)
@@ -81,7 +81,7 @@ class _Reader:
         self.layers: list[Layer] = []
         self.places: dict[str, _Place] = {}
 
-    def network(self) -> Network:
+    def network(self) -> Graph:
         """Check the document and build the network."""
         document = self.document
         self._known(document, _TOP_KEYS, None)
@@ -105,7 +105,7 @@ class _Reader:
         if outputs is not None and not _strings(outputs):
             self._fail("outputs", f"is {outputs!r}; wanted names of layers")
         try:
-            return Network(
+            return Graph(
                 document.get("name", Path(self.file).stem),
                 self.layers,
                 outputs=None if outputs is None else [scope.names.get(name, name) for name in outputs],

@@ -12,8 +12,8 @@ from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
 from stridekit.networks.execution.program import NetworkVram, Program
+from stridekit.networks.graph import Graph
 from stridekit.networks.layers import InputSize
-from stridekit.networks.network import Network
 from stridekit.planning import choose_backend
 
 __all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]
@@ -23,7 +23,7 @@ _KEPT = 8
 
 
 def predict_vram(
-    network: Network,
+    network: Graph,
     *,
     input_size: InputSize,
     batch: int,
@@ -49,7 +49,7 @@ def predict_vram(
     return _program(network.resized(input_size), batch, context).vram(slots)
 
 
-def run(network: Network, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
+def run(network: Graph, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
     """Run a network; `Network.run` says how."""
     given, program = _ready(network, x, backend, training=False)
     found = program.run(given)
@@ -57,7 +57,7 @@ def run(network: Network, x: Array | Mapping[str, Array], backend: str) -> Array
 
 
 def train_step(
-    network: Network, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
+    network: Graph, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
 ) -> float:
     """Do one step of training; `Network.train_step` says how."""
     library_of("target", target)
@@ -67,7 +67,7 @@ def train_step(
 
 
 def _ready(
-    network: Network, x: Array | Mapping[str, Array], backend: str, *, training: bool
+    network: Graph, x: Array | Mapping[str, Array], backend: str, *, training: bool
 ) -> tuple[dict[str, Array], Program]:
     """Check what is given, choose where to run, and return it by layer, with the program."""
     layers = network.inputs
@@ -100,7 +100,7 @@ def _context(name: str, device: Any, dtype: Any, training: bool) -> Context:
     return Context(name, device, memory_of(name, device).library, dtype_name("dtype", dtype), training)
 
 
-def _program(network: Network, batch: int, context: Context) -> Program:
+def _program(network: Graph, batch: int, context: Context) -> Program:
     """Return the program, remembered by what it depends on."""
     kept: dict[Any, Program] = network.programs
     key = (tuple(network.features[layer.name] for layer in network.inputs), batch, context)

@@ -20,7 +20,7 @@ from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
 from stridekit.networks.execution.scheduling import Schedule, schedule
 from stridekit.networks.execution.values import brought
-from stridekit.networks.network import Network
+from stridekit.networks.graph import Graph
 from stridekit.workspace import ALIGNMENT, align
 
 _UINT8: np.dtype[Any] = np.dtype(np.uint8)
@@ -70,7 +70,7 @@ class NetworkVram:
 class Program:
     """A network at one size and batch, on one device."""
 
-    def __init__(self, network: Network, batch: int, context: Context):
+    def __init__(self, network: Graph, batch: int, context: Context):
         self.network, self.batch, self.context = network, batch, context
 
     @cached_property

@@ -14,8 +14,8 @@ from stridekit.errors import NetworkError
 from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
 from stridekit.networks.execution.values import Step, Value, Views
+from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
-from stridekit.networks.network import Network
 from stridekit.networks.operations import Input, Shape, SoftmaxCrossEntropy
 
 
@@ -58,7 +58,7 @@ class Schedule:
         return name
 
 
-def schedule(network: Network, batch: int, context: Context) -> Schedule:
+def schedule(network: Graph, batch: int, context: Context) -> Schedule:
     """Return what a run takes, or in training a step: forward, the loss, backward.
 
     Raises
@@ -80,7 +80,7 @@ def schedule(network: Network, batch: int, context: Context) -> Schedule:
 
 
 class _Scheduler:
-    def __init__(self, network: Network, batch: int, context: Context):
+    def __init__(self, network: Graph, batch: int, context: Context):
         self.network, self.batch, self.context = network, batch, context
         self.found = Schedule()
         self.trained = _trained(network) if context.training else set()
@@ -320,7 +320,7 @@ class _Scheduler:
         return (self.batch * feature.samples, *feature.shape)
 
 
-def _first_users(network: Network, output: str) -> dict[str, str]:
+def _first_users(network: Graph, output: str) -> dict[str, str]:
     """Return by owner of parameters the first layer that uses them on the way to `output`: backward, the last."""
     reached, users = {output}, {}
     for layer in reversed(network.layers):
@@ -330,7 +330,7 @@ def _first_users(network: Network, output: str) -> dict[str, str]:
     return users
 
 
-def _trained(network: Network) -> set[str]:
+def _trained(network: Graph) -> set[str]:
     """Return the layers whose gradient is wanted: those with parameters, or with some before them."""
     found: set[str] = set()
     for layer in network.layers:

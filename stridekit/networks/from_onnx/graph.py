@@ -12,13 +12,13 @@ from stridekit.networks.from_onnx.operators import OPERATORS
 from stridekit.networks.tracing import Constant, Tracer, Value
 
 if TYPE_CHECKING:
+    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import InputSize
-    from stridekit.networks.network import Network
 
 _DOMAINS = ("", "ai.onnx")
 
 
-def network_of_onnx(model: Any, input_size: InputSize = None) -> Network:
+def network_of_onnx(model: Any, input_size: InputSize = None) -> Graph:
     """Return the network of an ONNX model, with its weights.
 
     Parameters
@@ -45,7 +45,7 @@ def network_of_onnx(model: Any, input_size: InputSize = None) -> Network:
         raise NetworkError(f"{name}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _traced(model: Any, name: str, input_size: InputSize) -> Network:
+def _traced(model: Any, name: str, input_size: InputSize) -> Graph:
     graph = model.graph
     if graph.sparse_initializer:
         raise NetworkError("sparse initializers are not known")

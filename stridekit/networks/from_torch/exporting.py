@@ -13,10 +13,10 @@ from stridekit.networks.from_torch.functions import FUNCTIONS
 from stridekit.networks.tracing import Tracer
 
 if TYPE_CHECKING:
-    from stridekit.networks.network import Network
+    from stridekit.networks.graph import Graph
 
 
-def network_of_torch(module: Any, input_size: Sequence[int]) -> Network:
+def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
     """Return the network of a ``torch.nn.Module``, with copies of its weights as NumPy arrays.
 
     The module is exported in evaluation mode, for a batch of one, in the dtype of its parameters, and left in the mode

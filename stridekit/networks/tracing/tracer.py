@@ -10,8 +10,8 @@ from typing import ClassVar
 import numpy as np
 
 from stridekit.errors import NetworkError
+from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
-from stridekit.networks.network import Network
 from stridekit.networks.operations import Activation, Conv, ConvTranspose, Input, Linear, Operation, Shape
 from stridekit.networks.tracing.values import Constant, Formula, Tensor, features
 
@@ -109,7 +109,7 @@ class Tracer:
                 return self._tensor(draft.layer.name, draft.shape, None)
         return None
 
-    def network(self, name: str, outputs: Sequence[object]) -> Network:
+    def network(self, name: str, outputs: Sequence[object]) -> Graph:
         """Return the network that gives `outputs`; what they do not depend on is left out."""
         self.at(Place(""))
         ends = [features(value, f"output {number}") for number, value in enumerate(outputs)]  # type: ignore[arg-type]
@@ -122,7 +122,7 @@ class Tracer:
         drafts = _without_offsets(self._read_by(layers_read), layers_read)
         layers, parameters = self._owned(list({id(draft): draft for draft in drafts.values()}.values()))
         names = [drafts[end.layer].layer.name for end in ends]
-        return Network(name, layers, outputs=names, parameters=parameters)
+        return Graph(name, layers, outputs=names, parameters=parameters)
 
     def _add(self, layer: Layer, constants: dict[str, Constant], order: tuple[int, ...] | None) -> Tensor:
         shapes = tuple(self._drafts[name].shape for name in layer.inputs)

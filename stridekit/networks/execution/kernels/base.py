@@ -213,6 +213,20 @@ class Kernel:
         xp.add(total, last, out=total)
 
 
+class PointwiseKernel(Kernel):
+    """What reads of its first input, block by block, only what it then writes: one may lie where the other was."""
+
+    @property
+    def in_place(self) -> tuple[int, ...]:
+        """The first input's memory, if nothing reads it later."""
+        return (0,)
+
+    @property
+    def grad_in_place(self) -> tuple[int, ...]:
+        """The memory of the output's gradient."""
+        return (0,)
+
+
 def carve(workspace: Array, *regions: tuple[Shape, np.dtype[Any]]) -> tuple[Array, ...]:
     """Cut arrays from the start of a workspace, each on a cache line; return them and what is left."""
     found, offset = [], 0

@@ -7,25 +7,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stridekit.arrays import Array
-from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, Saved, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import (
+    FLOAT64,
+    Backward,
+    Forward,
+    PointwiseKernel,
+    Saved,
+    carve,
+    carved_bytes,
+)
 
 _INT64: np.dtype[Any] = np.dtype(np.int64)
 
 
-class SoftmaxKernel(Kernel):
+class SoftmaxKernel(PointwiseKernel):
     """Softmax, and the loss."""
 
     saves_output: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
 
     @property
     def _per_row(self) -> Saved:

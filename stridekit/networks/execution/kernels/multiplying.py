@@ -10,24 +10,23 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stridekit.arrays import Array
-from stridekit.networks.execution.kernels.base import FLOAT64, SUM_ROWS, Backward, Forward, Kernel, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import (
+    FLOAT64,
+    SUM_ROWS,
+    Backward,
+    Forward,
+    Kernel,
+    PointwiseKernel,
+    carve,
+    carved_bytes,
+)
 from stridekit.networks.operations import Shape
 
 
-class ScaleKernel(Kernel):
+class ScaleKernel(PointwiseKernel):
     """A factor for each channel."""
 
     saves_inputs: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
 
     @property
     def backward_workspace(self) -> int:
@@ -91,7 +90,7 @@ class MultiplyKernel(Kernel):
                 gradient[...] = v
 
 
-class GateKernel(Kernel):
+class GateKernel(PointwiseKernel):
     """A product with a gate, one number for each sample and channel, whose gradient is a sum over the pixels.
 
     Summed as all sums over rows are, for each sample by itself: in an order that the number of pixels fixes, so that a
@@ -99,16 +98,6 @@ class GateKernel(Kernel):
     """
 
     saves_inputs: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The first input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory, for the first input's."""
-        return (0,)
 
     @property
     def backward_workspace(self) -> int:

@@ -10,25 +10,15 @@ from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     Backward,
     Forward,
-    Kernel,
+    PointwiseKernel,
     Saved,
     carve,
     carved_bytes,
 )
 
 
-class FixedBatchNormKernel(Kernel):
+class FixedBatchNormKernel(PointwiseKernel):
     """Normalisation of each channel by the kept statistics: outside training, or frozen in it."""
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
 
     @property
     def _regions(self) -> tuple[Saved, ...]:
@@ -74,20 +64,10 @@ class FixedBatchNormKernel(Kernel):
         return scale, shift, rest
 
 
-class BatchNormKernel(Kernel):
+class BatchNormKernel(PointwiseKernel):
     """Normalisation of each channel by the batch's statistics, of which the kept ones take a share."""
 
     saves_inputs: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory, if the backward pass does not read it."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
 
     @property
     def saved(self) -> dict[str, Saved]:
@@ -197,20 +177,10 @@ class BatchNormKernel(Kernel):
         self.xp.multiply(out, inverse, out=out)
 
 
-class LayerNormKernel(Kernel):
+class LayerNormKernel(PointwiseKernel):
     """Normalisation of each pixel over its channels; the backward pass finds the statistics again."""
 
     saves_inputs: ClassVar[bool] = True
-
-    @property
-    def in_place(self) -> tuple[int, ...]:
-        """The input's memory."""
-        return (0,)
-
-    @property
-    def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
-        return (0,)
 
     @property
     def _per_row(self) -> tuple[Saved, ...]:
