@@ -5,11 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as functional
+import pytest
 
 from stridekit.networks import Layer, Network
 from stridekit.networks.operations import Input
+
+torch: Any = pytest.importorskip("torch", reason="the oracle is PyTorch; pip install torch")
+functional = torch.nn.functional
 
 
 class TorchNetwork:

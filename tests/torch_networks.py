@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import nn
+import pytest
+
+torch: Any = pytest.importorskip("torch", reason="these are PyTorch's; pip install torch")
+nn = torch.nn
 
 
 class Bottleneck(nn.Module):
