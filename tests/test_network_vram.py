@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -340,3 +342,15 @@ def test_an_optimizer_shared_by_two_networks_is_refused(rng: np.random.Generator
         other.train_step(given(other, 2), np.array([0, 1]), optimizer)
     for name, value in other.parameters.items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def test_a_card_is_predicted_for_where_no_cupy_is_installed() -> None:
+    program = (
+        "import sys\n"
+        "sys.modules['cupy'] = None\n"
+        "import stridekit as sk\n"
+        "for training in (False, True):\n"
+        "    print(sk.networks.load('resnet18').vram(2, training=training, device='H200').allocated > 0)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=240, check=False)
+    assert (done.stdout, done.returncode) == ("True\nTrue\n", 0), done.stderr

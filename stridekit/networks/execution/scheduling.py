@@ -252,7 +252,7 @@ class _Scheduler:
             if name in self.trained:
                 fresh = name not in self.contributions
                 targets.append((self._gradient(name, None), fresh))
-        xp = self.context.xp
+        context = self.context
 
         def run(views: Views, workspace: Array) -> None:
             for name, fresh in targets:
@@ -260,7 +260,7 @@ class _Scheduler:
                     # The one that took the gradient's memory has it already.
                     views[name][...] = views[gradient]
                 else:
-                    xp.add(views[name], views[gradient], out=views[name])
+                    context.xp.add(views[name], views[gradient], out=views[name])
 
         names = [name for name, _ in targets]
         later = tuple(name for name in names if (name, True) not in targets)
