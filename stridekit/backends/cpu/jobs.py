@@ -236,8 +236,8 @@ def _end_to_end(b: Blocking, strides: tuple[int, ...]) -> bool:
 
 def _in_place(b: Blocking, part: Part) -> bool:
     """Say whether a block that touches no padding may be read where it lies."""
-    # Filters that read a single channel do not ask how far the next one lies.
-    one_channel = b.channels == 1 and not b.lanewise
+    # Where a pixel is a single channel, nobody asks how far the next one lies; a pair of groups reads two.
+    one_channel = b.pixel_channels == 1 and not b.lanewise
     return b.copies and b.multiplier == 1 and (part.x_strides[1] == b.itemsize or one_channel)
 
 
