@@ -32,8 +32,6 @@ _PLAIN = [
     case("groups of odd channels", (8, 9), 3, groups=2, channels=10, filters=6, stride=2, bias=True),
     case("depthwise", (9, 8), 3, padding=1, **depthwise(5)),
     case("depthwise with multiplier", (9, 8), 3, padding=1, stride=2, bias=True, **depthwise(5, 3)),
-    case("one channel to four filters, two groups", (9, 8), 3, groups=2, channels=2, filters=8, padding=1),
-    case("one channel to eight filters, groups reversed", (9, 8), 3, lies="reversed", **depthwise(4, 8)),
     case("depthwise, many channels", (12, 13), 3, padding=1, stride=2, **depthwise(70)),
     case("depthwise 7x7", (14, 14), 7, padding="same", **depthwise(33)),
     case("depthwise, stride beyond kernel", (14, 15), 2, stride=4, **depthwise(65, 2)),
@@ -152,5 +150,8 @@ CURATED: list[Case] = [
     *(replace(c, name=f"{c.name}, dense", channels=261 * c.groups) for c in _WIDE[:3]),
     *(sparse(c, _CHANNELS[i % len(_CHANNELS)]) for i, c in enumerate(_WIDE)),
     *(sparse(c) for c in _NARROW[::3] + _NARROW[1::3]),
+    # Two groups share a vector here, and their one channel each is no neighbour of the other's.
+    case("one channel to four filters, two groups", (9, 8), 3, groups=2, channels=2, filters=8, padding=1),
+    case("one channel to eight filters, groups reversed", (9, 8), 3, lies="reversed", **depthwise(4, 8)),
 ]
 """Every one in float32; tests replace the dtype."""
