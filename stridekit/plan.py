@@ -234,6 +234,7 @@ class Plan:
                 result = self._execute(operands, target)
             else:
                 whole = self._whole[operands.packed_weight is not None]
+                target = self._allocate_output() if target is None else target
                 result = self._run_in(workspace, whole, operands, target)
         return layout_view(result, self._shows_last) if out is None else out
 
@@ -267,10 +268,8 @@ class Plan:
         workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory) if self.problem.batch else None
         return self._run_in(workspace, schedule, operands, target)
 
-    def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array | None) -> Array:
+    def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array) -> Array:
         """Run in `workspace`, which no sample needs none of."""
-        if target is None:
-            target = self._allocate_output()
         if self.problem.batch:
             self._run(schedule, operands, workspace[: schedule.workspace_bytes], target)
         elif self.problem.direction == "weight_grad":

@@ -44,11 +44,7 @@ class Conv(Operation):
 
     def resolved(self, inputs: Sequence[Shape]) -> Operation:
         """Fill in the input's channels and the kernel's axes."""
-        check_spatial(inputs[0])
-        check_channels(self.in_channels, inputs[0])
-        groups = _groups(self.groups, inputs[0][0], self.out_channels)
-        kernel = per_axis("kernel_size", self.kernel_size, len(inputs[0]) - 1)
-        return replace(self, in_channels=inputs[0][0], groups=groups, kernel=kernel)
+        return _for_input(self, inputs[0])
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return ``(out_channels, *output_size)``."""
@@ -101,11 +97,7 @@ class ConvTranspose(Operation):
 
     def resolved(self, inputs: Sequence[Shape]) -> Operation:
         """Fill in the input's channels and the kernel's axes."""
-        check_spatial(inputs[0])
-        check_channels(self.in_channels, inputs[0])
-        groups = _groups(self.groups, inputs[0][0], self.out_channels)
-        kernel = per_axis("kernel_size", self.kernel_size, len(inputs[0]) - 1)
-        return replace(self, in_channels=inputs[0][0], groups=groups, kernel=kernel)
+        return _for_input(self, inputs[0])
 
     def output_shape(self, inputs: Sequence[Shape]) -> Shape:
         """Return ``(out_channels, *output_size)``."""
@@ -183,6 +175,14 @@ class Linear(Operation):
     def reach(self, inputs: Sequence[Shape], output: Shape) -> None:
         """Return None: every feature is read."""
         return
+
+
+def _for_input(operation: Conv | ConvTranspose, shape: Shape) -> Operation:
+    check_spatial(shape)
+    check_channels(operation.in_channels, shape)
+    groups = _groups(operation.groups, shape[0], operation.out_channels)
+    kernel = per_axis("kernel_size", operation.kernel_size, len(shape) - 1)
+    return replace(operation, in_channels=shape[0], groups=groups, kernel=kernel)
 
 
 def _groups(groups: int, channels: int, out_channels: int) -> int:
