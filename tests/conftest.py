@@ -88,6 +88,7 @@ def threads() -> Iterator[None]:
 CHOSEN = {
     "soak": "a long random run; choose it with -m soak",
     "sanitizer": "minutes under a sanitizer; choose them with -m sanitizer",
+    "thorough": "more of what a quicker test holds at its sharpest; choose them with -m thorough",
 }
 
 
