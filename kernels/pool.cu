@@ -8,7 +8,7 @@
 // Threads        1-D. Neighbours are output columns, or channels where CHANNELS_INSIDE, as x lies.
 // Reduction      taps in order, in the accumulator.
 // Shared memory  none.
-// Preconditions  every padded coordinate and P.threads fit into INDEX.
+// Preconditions  every padded coordinate and the number of elements fit into INDEX.
 //
 // -D ENTRY, ELEMENT (elements.cuh), INDEX and UNSIGNED_INDEX (int and u32, i64 and u64), LARGEST (0, 1),
 //    CHANNELS_INSIDE (0, 1), THREADS
@@ -25,8 +25,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_cons
     typedef Element::Accumulator Accumulator;
 
     const Unsigned thread = static_cast<Unsigned>(blockIdx.x) * THREADS + threadIdx.x;
-    if (thread >= static_cast<Unsigned>(P.threads)) return;
-    const Place<Index> place = place_of<Index>(P, thread, CHANNELS_INSIDE);
+    if (thread >= static_cast<Unsigned>(P.walk.elements)) return;
+    const Place<Index> place = place_of<Index>(P.walk, thread, CHANNELS_INSIDE);
     const Storage* x = static_cast<const Storage*>(P.source) + place.n * P.source_step.n + place.c * P.source_step.c;
 
     Index begin[3], size[3], dilation[3], taps[3];

@@ -177,26 +177,26 @@ WRONG = [
     Bug("padding off by one", "loading.cuh", PADDING, f"{PADDING} + 1", CHUNKS, SCHEDULES),
     Bug("reflection off by one", "geometry.cuh", "2 * (size - 1)", "2 * size - 1", REFLECTED, SCHEDULES),
     Bug("all splits in one place", STORING, "(split * P.groups + group)", "group", SPLIT, SCHEDULES),
-    Bug("tails of channels", "to_channels_last.cu", "channel < P.C", "true", SLICED, SCHEDULES),
-    Bug("padding behind is not folded", FOLDING, "P.padding[1] + P.output[1]", "P.padding[1]", FOLDED, SCHEDULES),
+    Bug("tails of channels", "to_channels_last.cu", "channel < P.channels", "true", SLICED, SCHEDULES),
+    Bug("padding behind is not folded", FOLDING, "P.before[1] + P.behind[1]", "P.before[1]", FOLDED, SCHEDULES),
     Bug("folded twice", FOLDING, "a + b + e == 0 || ", "", FOLDED, SCHEDULES),
     Bug("filled with ones", "fill.cu", "Accumulator value = 0", "Accumulator value = 1", FILLED, SCHEDULES),
-    Bug("tails of taps", "pack_weights.cu", " && t < P.kernel[0]", "", replace(CHUNKS, case=CUBE), SCHEDULES),
+    Bug("tails of taps", "pack_weights.cu", " && t < P.depths", "", replace(CHUNKS, case=CUBE), SCHEDULES),
 ]
 
 ROWS = "P.M - m < TILE_M ? P.M - m : TILE_M"
 CLAMP = "first + f < static_cast<Index>(P.K) ? f"
-COUNT = "i >= P.groups * P.K * P.depth"
+COUNT = "i >= P.elements"
 BEYOND = [
     Bug("one pixel too many", "loading.cuh", "m >= static", "m > static", UNPADDED),
     Bug("one filter too many", "loading.cuh", "= filter < P.K", "= filter <= P.K", UNPADDED),
     Bug("one channel too many", "loading.cuh", "own < static", "own <= static", ELEMENTS),
-    Bug("tails of channels", "to_channels_last.cu", "channel < P.C", "true", COPIED),
+    Bug("tails of channels", "to_channels_last.cu", "channel < P.channels", "true", COPIED),
     Bug("rows of a whole tile", STORING, ROWS, "TILE_M", CHUNKS),
     Bug("one thread too many that packs", "pack_weights.cu", COUNT, COUNT.replace(">=", ">"), UNPADDED),
     Bug("one thread too many that adds", "sum_partials.cu", "i >= count", "i > count", SPLIT),
-    Bug("one thread too many that folds", FOLDING, "i >= P.threads", "i > P.threads", FOLDED),
-    Bug("one thread too many that fills", "fill.cu", "i >= P.threads", "i > P.threads", FILLED),
+    Bug("one thread too many that folds", FOLDING, "i >= P.walk.elements", "i > P.walk.elements", FOLDED),
+    Bug("one thread too many that fills", "fill.cu", "i >= P.walk.elements", "i > P.walk.elements", FILLED),
     Bug("filters not clamped", "direct.cu", CLAMP, "true ? f", DIRECT),
     Bug("next channel", "direct.cu", "c < channels", "c <= channels", DIRECT),
     Bug("next bias", "direct.cu", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),

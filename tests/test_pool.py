@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,9 +19,8 @@ import stridekit as sk
 from bench.pool_cases import pool_cases
 from stridekit.backends.cuda import pooling as cuda_pooling
 from stridekit.backends.cuda.catalog import families
-from stridekit.backends.cuda.sources import kernels_dir
 from tests.emulator import use_emulator
-from tests.emulator.building import build, why_not
+from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -352,18 +350,6 @@ def test_64_bit_coordinates_give_the_same_bits(schedule: Any, monkeypatch: pytes
         assert {entry[-3:] for entry in runtime.launched} == {"i64"}
     for one, other in zip(narrow, wide, strict=True):
         assert_same_bits(one, other)
-
-
-@pytest.mark.emulator
-@emulated
-def test_the_struct_is_the_same_in_python_and_in_c(tmp_path: Path) -> None:
-    source, fields = tmp_path / "layout.cu", cuda_pooling.POOL_PARAMETERS.fields
-    assert fields is not None
-    lines = [f"static_assert(offsetof(PoolParameters, {name}) == {fields[name][1]});" for name in fields]
-    sizes = [f"static_assert(sizeof(PoolParameters::{name}) == {fields[name][0].itemsize});" for name in fields]
-    whole = f"static_assert(sizeof(PoolParameters) == {cuda_pooling.POOL_PARAMETERS.itemsize});"
-    source.write_text("\n".join(["#include <stddef.h>", '#include "pooling.cuh"', *lines, *sizes, whole]))
-    build(source, [kernels_dir()], {}, "fast")
 
 
 @pytest.mark.emulator
