@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from stridekit.arrays import Array
+from stridekit.limits import check_memory
 from stridekit.workspace import ALIGNMENT
 
 
@@ -74,6 +75,8 @@ class HostMemory:
         NumPy's own arrays begin on any 16 bytes, so that every vector load would cross a line: a third of a depthwise
         layer's time. The 64 bytes that this takes are not counted, as malloc's own are not.
         """
+        # The system lends more than it has, and ends the process that takes it.
+        check_memory("an array", nbytes)
         buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
         offset = -buffer.ctypes.data % ALIGNMENT
         return buffer, buffer[offset : offset + nbytes]

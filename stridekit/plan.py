@@ -154,7 +154,7 @@ class Plan:
     @cached_property
     def _whole(self) -> dict[bool, Schedule]:
         """The schedules without a limit, for weights as given and packed."""
-        return {each: Schedule(self.device, (), 0, self.workspace_bytes(packed=each)) for each in (False, True)}
+        return {each: Schedule(self.device, None, 0, self.workspace_bytes(packed=each)) for each in (False, True)}
 
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
@@ -301,7 +301,7 @@ class Plan:
 
     def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
         algorithm, device = self._algorithm, schedule.device
-        if len(schedule.tiles) < 2:
+        if schedule.tiles is None:
             algorithm.run(self.problem, device, operands, workspace, target)
             return
         packed = operands.packed_weight

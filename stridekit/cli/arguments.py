@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from stridekit.errors import StridekitError
+from stridekit.files import open_regular
+from stridekit.limits import check_memory
 from stridekit.padding import PADDING_NAMES, Padding
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -83,12 +88,14 @@ def parse_padding(text: str) -> Padding:
 def load_weights(path: Path) -> np.ndarray:
     """Load weights, shape (K, C, R, S), from a ``.npy`` file; nothing pickled is ever unpacked."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
                 raise ArgumentError(f"--weights {path}: not a .npy file; save one with numpy.save")
             file.seek(0)
+            _check_npy_size(path, file)
+            file.seek(0)
             weight: np.ndarray = np.load(file, allow_pickle=False)
-    except ArgumentError:
+    except StridekitError:
         raise
     except FileNotFoundError:
         raise ArgumentError(f"--weights {path}: no such file") from None
@@ -99,6 +106,19 @@ def load_weights(path: Path) -> np.ndarray:
             raise ArgumentError(f"--weights {path}: holds pickled objects, which are never loaded") from None
         raise ArgumentError(f"--weights {path}: damaged .npy file ({error})") from None
     return weight
+
+
+def _check_npy_size(path: Path, file: BinaryIO) -> None:
+    """Refuse a file whose header promises more than it holds, or more than memory does."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    promised, held = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if promised > held and not dtype.hasobject:
+        raise ArgumentError(
+            f"--weights {path}: damaged .npy file (its header says {shape} of {dtype}, {promised} bytes; {held} follow)"
+        )
+    check_memory(f"--weights {path}", promised)
 
 
 def check_writable_folder(name: str, path: Path) -> None:

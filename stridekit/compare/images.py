@@ -15,7 +15,9 @@ import numpy as np
 
 from stridekit.arguments import per_axis
 from stridekit.arrays import dtype_name, numpy_dtype
-from stridekit.errors import ImageError
+from stridekit.errors import ImageError, StridekitError
+from stridekit.files import open_regular
+from stridekit.limits import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,9 +69,11 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
             # Pillow warns of large pictures and of odd metadata. The first is what this tool is for, the second is
             # no concern of the pixels. What it thinks an attack, it still raises.
             warnings.simplefilter("ignore")
-            with Image.open(name) as picture:
+            with open_regular(name) as file, Image.open(file) as picture:
+                # As read, in three colours and an alpha, and as float64 while it is scaled.
+                check_memory(f"{name}, {picture.width} x {picture.height} pixels,", 32 * picture.width * picture.height)
                 pixels = _pixels(ImageOps.exif_transpose(picture), name)
-    except ImageError:
+    except StridekitError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -80,7 +84,9 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read") from None
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error, EOFError ... on damaged files.
-        raise ImageError(f"{name}: cannot be read as a picture ({error})") from error
+        raise ImageError(
+            f"{name}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})"
+        ) from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None].astype(target))
 
 
