@@ -18,6 +18,7 @@ from stridekit.backends.cpu.blocking import (
 )
 from stridekit.backends.cpu.jobs import (
     WORD_BYTES,
+    Counted,
     Job,
     Part,
     execute,
@@ -86,10 +87,10 @@ class TileAlgorithm:
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
-        return self.workspace_together((problem,), device, packed=packed)
+        return self.workspace_together(((problem, 1),), device, packed=packed)
 
-    def workspace_together(self, problems: tuple[ConvProblem, ...], device: CpuDevice, *, packed: bool) -> int:
-        """Return the bytes of workspace of problems that are run together."""
+    def workspace_together(self, problems: Counted, device: CpuDevice, *, packed: bool) -> int:
+        """Return the bytes of workspace of problems that are run together, each so many times."""
         return layout_of(type(self)._blocking, problems, device, packed)[0].nbytes
 
     def job(self, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -> Job:
