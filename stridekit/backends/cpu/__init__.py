@@ -8,13 +8,13 @@ from functools import cache
 from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile, PairedTile
+from stridekit.backends.cpu.columns import ColumnsGradient
 from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
 from stridekit.backends.cpu.weights import RunTile
 from stridekit.backends.gradients import WeightGradient
-from stridekit.backends.patches import PatchGradient
 from stridekit.memory import HOST, Memory
 
 _FORWARD, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
@@ -23,7 +23,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": _FORWARD,
     "input_grad": (
         *(JointInputGradient(algorithm, _MOVES) for algorithm in _FORWARD),
-        *(PatchGradient(algorithm, _MOVES) for algorithm in _FORWARD),
+        ColumnsGradient(_MOVES),
     ),
     "weight_grad": (WeightGradient(LanewiseTile()), RunTile()),
 }

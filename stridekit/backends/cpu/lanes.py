@@ -227,6 +227,15 @@ def _emit_store(
     _each_lane(builder, acc, count, _is(builder, step, _itemsize(tag)), body)
 
 
+def _emit_fill(builder: _Builder, tag: Any, acc: Any, row: _Value, step: _Value, source: _Value, count: _Value) -> None:
+    value = _read(builder, _element(acc), source, 1)
+
+    def body(index: _Value, lanes: int) -> None:
+        _write(builder, _splat(builder, value, lanes), _at(builder, row, step, index), _element(acc), lanes)
+
+    _each_lane(builder, acc, count, _is(builder, step, _itemsize(acc)), body)
+
+
 lanes_max = _declared(_emit_max, 4)
 """``(tag, row, source, step, count)``: take the larger; a NaN stays."""
 lanes_max_indexed = _declared(_emit_max_indexed, 7)
@@ -239,6 +248,8 @@ lanes_add_where = _declared(_emit_add_where, 6)
 """``(tag, row, source, step, found, count, index)``: add where `found` is `index`."""
 lanes_divide = _declared(_emit_divide, 3)
 """``(tag, row, count, divisor)``: divide the row."""
+lanes_fill = _declared(_emit_fill, 4)
+"""``(tag, row, step, source, count)``: write the one sum at `source` everywhere."""
 lanes_store = _declared(_emit_store, 4)
 """``(tag, target, step, row, count)``: write the row as elements."""
 
