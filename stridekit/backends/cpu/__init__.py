@@ -13,19 +13,22 @@ from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
+from stridekit.backends.cpu.products import PlaneProduct, TurnedProduct, WindowProduct
+from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.weights import RunTile
-from stridekit.backends.gradients import WeightGradient
+from stridekit.backends.gradients import InputGradient, WeightGradient
 from stridekit.memory import HOST, Memory
 
-_FORWARD, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
+_TILES, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": _FORWARD,
+    "forward": (*_TILES, WindowProduct(), PlaneProduct()),
     "input_grad": (
-        *(JointInputGradient(algorithm, _MOVES) for algorithm in _FORWARD),
+        *(JointInputGradient(algorithm, _MOVES) for algorithm in _TILES),
         ColumnsGradient(_MOVES),
+        *(InputGradient(algorithm, _MOVES) for algorithm in (TurnedProduct(), PlaneProduct())),
     ),
-    "weight_grad": (WeightGradient(LanewiseTile()), RunTile()),
+    "weight_grad": (WeightGradient(LanewiseTile()), RunTile(), WindowGradient(), PlaneGradient()),
 }
 
 

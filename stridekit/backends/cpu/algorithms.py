@@ -1,4 +1,4 @@
-"""The algorithms of the cpu backend: two tiles, one loop nest."""
+"""The algorithms of the cpu backend that pack weights: three tiles, one loop nest."""
 
 from __future__ import annotations
 
@@ -52,11 +52,13 @@ class TileAlgorithm:
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
         """Return the modelled time: every multiply-add of every tile, spare lanes and pixels included."""
         b = self.blocking(problem, device)
-        vectors = b.groups * b.vectors * problem.output_pixels * problem.batch
-        products = vectors * problem.taps * b.channels
+        weights = b.groups * b.vectors * problem.taps * b.channels
+        # Samples are counted one by one, though their weights are packed once: the choice, and with it the order of
+        # a sum, must not depend on the batch.
+        each = problem.output_pixels + _PACKING
         # A lanewise tile gathers a box for every block of filters, even where all read the same channel.
-        gathered = b.multiplier * problem.batch * math.prod(problem.geometry.input_size) * b.vectors
-        return (products + 4 * gathered * b.lanewise) / (VECTORS_PER_SECOND * device.threads)
+        gathered = b.multiplier * math.prod(problem.geometry.input_size) * b.vectors
+        return problem.batch * (weights * each + 4 * gathered * b.lanewise) / (VECTORS_PER_SECOND * device.threads)
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how wide the tile is."""
@@ -78,7 +80,7 @@ class TileAlgorithm:
         from stridekit.backends.cpu.packing import pack_weights
 
         words = words_of(type(self)._blocking, problem, device)
-        part = Part(problem, 0, (), 0, (), 0, _grouped_strides(problem, weight.strides))
+        part = Part(problem, 0, (), 0, (), 0, grouped_strides(problem, weight.strides))
         counter = np.zeros(1, np.int64)
         end = packed.nbytes - align(WORD_BYTES)
         packed[end:] = 0
@@ -117,16 +119,18 @@ def _alone(
     out: tuple[int, ...],
 ) -> Job:
     """Prepare one problem, given the strides of its arrays; None for packed weights."""
-    part = Part(problem, 0, x, 0, out, 0, () if weight is None else _grouped_strides(problem, weight))
+    part = Part(problem, 0, x, 0, out, 0, () if weight is None else grouped_strides(problem, weight))
     return algorithm.job((part,), device, weight is None)
 
 
-def _grouped_strides(problem: ConvProblem, weight: tuple[int, ...]) -> tuple[int, ...]:
+def grouped_strides(problem: ConvProblem, weight: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of weights ``(K, C / groups, *kernel)`` as a `Part` has them."""
     k, c, *kernel = weight
     return (problem.group_out_channels * k, k, c, *(0,) * (3 - len(kernel)), *kernel)
 
 
+_PACKING = 16
+"""What it takes to pack a vector of weights, in vectors of products; half of it, since they may come packed."""
 VECTORS_PER_SECOND = 2.5e9
 """Multiply-adds of 256-bit vectors of float32 that one core does in a second, to order of magnitude."""
 
