@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper, inlined
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, _activate
-from stridekit.backends.cpu.lanes import lanes_add, lanes_fill, lanes_store
+from stridekit.backends.cpu.runs import run_add, run_fill, run_store
 from stridekit.backends.cpu.vector import copy_bytes, load, next_task, read_ints, store, tags
 
 
@@ -139,13 +139,13 @@ def _add_taps(acc: Any, j: Any, d: Any, h: Any, w: Any, low: Any, high: Any, sum
                         at = h_sums + (ow * w.stride - w.pad + first * w.dilation) * j.s_w
                         source = h_columns + (ow - w.first) * j.k_w + first * j.t_w
                         if whole:
-                            lanes_add(acc, at, j.itemsize, source, j.itemsize, max(last - first, 0) * j.unit)
+                            run_add(acc, at, j.itemsize, source, j.itemsize, max(last - first, 0) * j.unit)
                         elif j.unit == 1:
-                            lanes_add(acc, at, w.dilation * j.s_w, source, j.t_w, max(last - first, 0))
+                            run_add(acc, at, w.dilation * j.s_w, source, j.t_w, max(last - first, 0))
                         else:
                             for tap in range(last - first):
                                 shift = tap * w.dilation * j.s_w
-                                lanes_add(acc, at + shift, j.s_c, source + tap * j.t_w, j.itemsize, j.unit)
+                                run_add(acc, at + shift, j.s_c, source + tap * j.t_w, j.itemsize, j.unit)
 
 
 @helper
@@ -169,7 +169,7 @@ def _add_pixels(acc: Any, j: Any, d: Any, h: Any, w: Any, low: Any, high: Any, s
                         if first < last:
                             at = h_sums + (first * w.stride - w.pad + shift) * j.s_w
                             source = h_columns + (first - w.first) * j.k_w + tw * j.t_w
-                            lanes_add(acc, at, w.stride * j.s_w, source, j.k_w, last - first)
+                            run_add(acc, at, w.stride * j.s_w, source, j.k_w, last - first)
 
 
 @helper
@@ -177,7 +177,7 @@ def _begin(acc: Any, j: Any, row: int, count: int, bias: int) -> None:
     """Write the bias to a row of pixels."""
     pitch = j.unit * j.itemsize
     if j.unit == 1:
-        lanes_fill(acc, row, j.s_w, bias, count)
+        run_fill(acc, row, j.s_w, bias, count)
     elif j.s_c == j.itemsize and j.s_w == pitch:
         copy_bytes(row, bias, pitch)
         done = 1
@@ -199,10 +199,10 @@ def _end(tag: Any, acc: Any, j: Any, row: int, target: int, count: int, slope: f
         if j.activation != NO_ACTIVATION:
             _activate(acc, row, count * j.unit, j.itemsize, j.activation, slope)
         if j.out != 0 and (j.unit == 1 or j.o_w == j.unit * j.o_c):
-            lanes_store(tag, target, j.o_w if j.unit == 1 else j.o_c, row, count * j.unit)
+            run_store(tag, target, j.o_w if j.unit == 1 else j.o_c, row, count * j.unit)
         elif j.out != 0:
             for pixel in range(count):
-                lanes_store(tag, target + pixel * j.o_w, j.o_c, row + pixel * pitch, j.unit)
+                run_store(tag, target + pixel * j.o_w, j.o_c, row + pixel * pitch, j.unit)
         return
     for pixel in range(count):
         for c in range(j.unit):

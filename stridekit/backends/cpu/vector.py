@@ -244,10 +244,7 @@ def transpose(
             row = builder.select(builder.icmp_signed("<", number, last), number, last)
             where = builder.add(come, builder.mul(row, come_step))
             square.append(builder.load(_pointer(builder, where, vector), align=1))
-        step = 1
-        while step < lanes:
-            square = _swap_bit(builder, square, step)
-            step *= 2
+        square = transposed(builder, square)
         for j in range(lanes):
             number = ir.Constant(_INT64, j)
             with builder.if_then(builder.icmp_signed("<", number, column_count)):
@@ -298,6 +295,15 @@ def added_up(builder: _Builder, vector: _Value) -> _Value:
         low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
         vector = builder.fadd(*(shuffle(builder, vector, vector, half) for half in (low, high)))
     return builder.extract_element(vector, ir.Constant(_INT32, 0))
+
+
+def transposed(builder: _Builder, square: list[_Value]) -> list[_Value]:
+    """Return the columns of as many vectors as one has lanes."""
+    step = 1
+    while step < len(square):
+        square = _swap_bit(builder, square, step)
+        step *= 2
+    return square
 
 
 def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value]:
