@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 from stridekit.arguments import as_int, is_int, per_axis
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding, PaddingPairs, check_padding_mode, resolve_padding
 
@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class AxisGeometry:
+class AxisGeometry(Remembering):
     """One axis of a strided window: integers in, integers out.
 
     Attributes
@@ -116,7 +116,7 @@ class AxisGeometry:
 
 
 @dataclass(frozen=True)
-class ConvGeometry:
+class ConvGeometry(Remembering):
     """The geometry of all spatial axes, in the array's own order: rows before columns."""
 
     axes: tuple[AxisGeometry, ...]
