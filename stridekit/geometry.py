@@ -8,10 +8,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeVar
 
 from stridekit.arguments import as_int, is_int, per_axis
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding, PaddingPairs, check_padding_mode, resolve_padding
 
@@ -22,7 +22,7 @@ MOST_LISTED = 2**20
 
 
 @dataclass(frozen=True)
-class AxisGeometry:
+class AxisGeometry(Remembering):
     """One axis of a strided window: integers in, integers out.
 
     Attributes
@@ -158,7 +158,7 @@ def _floor_sum(count: int, divisor: int, factor: int, offset: int) -> int:
 
 
 @dataclass(frozen=True)
-class ConvGeometry:
+class ConvGeometry(Remembering):
     """The geometry of all spatial axes, in the array's own order: rows before columns."""
 
     axes: tuple[AxisGeometry, ...]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +27,7 @@ from stridekit.arrays import (
     writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
 from stridekit.memory import HOST, Memory
@@ -69,7 +69,7 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Remembering):
     """A decision, made once and executed many times.
 
     Attributes

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 from stridekit.activation import Activation, ActivationArgument, parse_activation
 from stridekit.arguments import as_int
 from stridekit.arrays import DTYPES, MEMORY_ORDERS, itemsize
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
 from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.padding import Padding
@@ -20,7 +20,7 @@ LARGEST = 2**40
 
 
 @dataclass(frozen=True)
-class ConvProblem:
+class ConvProblem(Remembering):
     """A convolution, or a gradient of one: sizes, dtype and memory order, all checked.
 
     Whatever the direction, input, weight and output are those of the forward convolution.

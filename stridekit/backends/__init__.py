@@ -5,13 +5,13 @@ A backend is a short list of algorithms and a device. Each is imported when it i
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
 from stridekit.arrays import Array
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory import Memory
 from stridekit.problem import DIRECTIONS, ConvProblem
@@ -227,5 +227,4 @@ def _warn_of_reference(reason: str) -> None:
 
 @cache
 def _import(name: str) -> Backend:
-    module: Any = importlib.import_module(_MODULES[name])
-    return module  # type: ignore[no-any-return]
+    return loaded(_MODULES[name])  # type: ignore[no-any-return]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 from functools import cache
 
 from stridekit import caching
@@ -17,6 +18,7 @@ from stridekit.backends.cpu.products import PlaneProduct, TurnedProduct, WindowP
 from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.weights import RunTile
 from stridekit.backends.gradients import InputGradient, WeightGradient
+from stridekit.concurrency import loaded, undisturbed
 from stridekit.memory import HOST, Memory
 
 _TILES, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
@@ -36,10 +38,17 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
 def unavailable() -> str:
     """Return ``""`` if Numba can be imported, else why not and how to get it."""
     try:
-        import numba  # noqa: F401
+        loaded("numba")
     except Exception as error:
         return f"Numba cannot be imported ({error}); pip install --upgrade numba"
+    undisturbed(_load_kernels)
     return ""
+
+
+def _load_kernels() -> None:
+    """Import what needs Numba: what runs imports it later, where an interrupt or a fork could come in between."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
 
 
 def memory(device: CpuDevice) -> Memory:

@@ -12,7 +12,6 @@ import pickle
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 import numba
@@ -23,6 +22,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from stridekit.backends.cpu.processor import host
 from stridekit.caching import cache_dir, sealed, unsealed
+from stridekit.concurrency import preparing, undisturbed
 
 
 @cache
@@ -127,7 +127,6 @@ class _Entry(CFunc):
 
 
 _entries: dict[str, _Entry] = {}
-_compiling = RLock()
 
 
 def entry(function: Callable[..., Any], name: str) -> int:
@@ -138,12 +137,15 @@ def entry(function: Callable[..., Any], name: str) -> int:
     int
         The address. `name` tells one function from another: it is compiled once in a process.
     """
-    if name not in _entries:
-        with _compiling:
-            if name not in _entries:
-                function.__name__ = function.__qualname__ = name
-                _entries[name] = _Entry(function)
-    address: Any = _entries[name].address
+
+    def compiled() -> _Entry:
+        if name not in _entries:
+            function.__name__ = function.__qualname__ = name
+            _entries[name] = _Entry(function)
+        return _entries[name]
+
+    made = _entries.get(name) or undisturbed(compiled)
+    address: Any = made.address
     return int(address)
 
 
@@ -156,19 +158,17 @@ def kernel(function: Callable[..., Any]) -> Any:
     """Compile a function that Python calls, once per dtype, and keep it on disk."""
     dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
     dispatcher._cache = _CheckedCache(function)
+    compile_for_args = dispatcher._compile_for_args
+    dispatcher._compile_for_args = lambda *args: undisturbed(lambda: compile_for_args(*args))
     return dispatcher
 
 
-def _hold_compilers() -> None:
-    _compiling.acquire()
-    global_compiler_lock.acquire()
-
-
-def _release_compilers() -> None:
-    global_compiler_lock.release()
-    _compiling.release()
-
-
 if hasattr(os, "register_at_fork"):
-    # A child must not inherit a lock that a thread it does not have would release.
-    os.register_at_fork(before=_hold_compilers, after_in_parent=_release_compilers, after_in_child=_release_compilers)
+    # Numba's own lock, for what others compile with it. Held in the order in which `undisturbed` leads to it: what is
+    # registered last comes first.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+    os.register_at_fork(before=preparing.acquire, after_in_parent=preparing.release)

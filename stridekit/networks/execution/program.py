@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from stridekit import vram
 from stridekit.arrays import Array, channels_first_view, layout_view
 from stridekit.backends import memory_of
+from stridekit.concurrency import cached_property
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory import Memory
 from stridekit.networks.execution.arena import Arena, plan_arena
