@@ -276,7 +276,6 @@ def execute(
     from stridekit.backends.cpu.crew import run
     from stridekit.backends.cpu.packing import pack_bias, pack_weights
     from stridekit.backends.cpu.turning import turn_weights
-    from stridekit.backends.cpu.vector import tags
 
     first, nbytes = job.layout.offsets["counters"], job.layout.regions[0][1]
     workspace[first : first + nbytes] = 0
@@ -285,7 +284,7 @@ def execute(
     base = workspace.ctypes.data
     bases = np.array((0, base, x.ctypes.data, out.ctypes.data, read.ctypes.data), np.int64)
     given = (0, 0) if bias is None else (bias.ctypes.data, bias.strides[0])
-    pack_bias(*tags(dtype), job.words, *given, base + job.layout.offsets["bias"])
+    pack_bias(dtype)(job.words, *given, base + job.layout.offsets["bias"])
     if packed is None:
         pack = turn_weights if job.turned else pack_weights
         run(pack(dtype), job.packing.at(bases), job.packers, *arrays)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from stridekit.backends.cuda.sources import Kernel, source_of
-from stridekit.caching import cache_dir, private_folder, write_renamed
+from stridekit.caching import cache_dir, private_folder, read_own, write_renamed
 from stridekit.concurrency import loaded, undisturbed
 from stridekit.errors import BackendUnavailableError
 
@@ -91,7 +91,7 @@ def compile_kernel(kernel: Kernel, architecture: str) -> Compiled:
 def cubin_path(kernel: Kernel, architecture: str) -> Path:
     """Return a file with the kernel's machine code: from the cache, or compiled into it."""
     name = f"{kernel.entry}.sm_{architecture}.{_key(kernel, architecture)}.cubin"
-    path = cache_dir() / "cuda" / name
+    path = cache_dir() / name
     return path if _intact(path) else undisturbed(partial(_compiled, kernel, architecture, path))
 
 
@@ -101,23 +101,17 @@ def _compiled(kernel: Kernel, architecture: str, path: Path) -> Path:
         return path
     cubin = compile_kernel(kernel, architecture).cubin
     try:
-        _keep(path, cubin)
+        write_renamed(path, cubin)
+        write_renamed(path.with_suffix(".sha256"), hashlib.sha256(cubin).hexdigest().encode())
     except OSError:
         path = private_folder() / path.name
-        _keep(path, cubin)
+        path.write_bytes(cubin)
     return path
 
 
-def _keep(path: Path, cubin: bytes) -> None:
-    write_renamed(path, cubin)
-    write_renamed(path.with_suffix(".sha256"), hashlib.sha256(cubin).hexdigest().encode())
-
-
 def _intact(path: Path) -> bool:
-    try:
-        return path.with_suffix(".sha256").read_bytes().decode() == hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, UnicodeDecodeError):
-        return False
+    cubin, digest = read_own(path), read_own(path.with_suffix(".sha256"))
+    return cubin is not None and digest == hashlib.sha256(cubin).hexdigest().encode()
 
 
 def _key(kernel: Kernel, architecture: str) -> str:
