@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper, inlined
-from stridekit.backends.cpu.finishing import NO_ACTIVATION, _activate
+from stridekit.backends.cpu.finishing import NO_ACTIVATION, activate
 from stridekit.backends.cpu.runs import run_add, run_fill, run_store
 from stridekit.backends.cpu.vector import copy_bytes, load, next_task, read_ints, store, tags
 
@@ -197,7 +197,7 @@ def _end(tag: Any, acc: Any, j: Any, row: int, target: int, count: int, slope: f
     pitch = j.unit * j.itemsize
     if j.s_w == pitch and (j.unit == 1 or j.s_c == j.itemsize):
         if j.activation != NO_ACTIVATION:
-            _activate(acc, row, count * j.unit, j.itemsize, j.activation, slope)
+            activate(acc, row, count * j.unit, j.itemsize, j.activation, slope)
         if j.out != 0 and (j.unit == 1 or j.o_w == j.unit * j.o_c):
             run_store(tag, target, j.o_w if j.unit == 1 else j.o_c, row, count * j.unit)
         elif j.out != 0:
@@ -208,7 +208,7 @@ def _end(tag: Any, acc: Any, j: Any, row: int, target: int, count: int, slope: f
         for c in range(j.unit):
             at = row + pixel * j.s_w + c * j.s_c
             if j.activation != NO_ACTIVATION:
-                _activate(acc, at, 1, j.itemsize, j.activation, slope)
+                activate(acc, at, 1, j.itemsize, j.activation, slope)
             if j.out != 0:
                 store(tag, target + pixel * j.o_w + c * j.o_c, load(acc, at))
 
