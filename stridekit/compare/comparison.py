@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stridekit.arguments import as_path
 from stridekit.geometry import ConvGeometry
 
 ALTERNATIVES = ("conv", "max_pool", "avg_pool", "blur_pool")
@@ -276,7 +277,7 @@ class StrideComparison:
         """
         from stridekit.report import write_report
 
-        return write_report(self, Path(directory))
+        return write_report(self, as_path("directory", directory))
 
 
 def _plain(value: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arguments import per_axis
+from stridekit.arguments import as_path, as_real, items_of, per_axis, shown
 from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
 from stridekit.compare.comparison import ALTERNATIVES
 from stridekit.compare.filters import FilterBank, filter_bank
@@ -18,30 +18,37 @@ from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, Sh
 
 def checked_strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
     """Return each stride once, for both axes."""
-    try:
-        items = list(strides)
-    except TypeError:
-        raise ShapeError(f"strides is {strides!r}; wanted a sequence, such as (1, 2, 4)") from None
-    if not items or isinstance(strides, str):
-        raise ShapeError(f"strides is {strides!r}; wanted at least one, such as (1, 2, 4)")
-    return tuple(dict.fromkeys(per_axis("stride", item, 2) for item in items))
+    items = items_of(strides)
+    if items is None:
+        raise ShapeError(f"strides is {shown(strides)}; wanted a sequence, such as (1, 2, 4)")
+    if not items:
+        raise ShapeError("strides is empty; wanted at least one, such as (1, 2, 4)")
+    return tuple(dict.fromkeys(per_axis("strides", item, 2) for item in items))
 
 
 def checked_alternatives(alternatives: Sequence[str]) -> tuple[str, ...]:
     """Return each alternative once."""
-    known = ", ".join(ALTERNATIVES)
-    if isinstance(alternatives, str) or not isinstance(alternatives, Sequence):
-        raise ShapeError(f"alternatives is {alternatives!r}; wanted a sequence of {known}")
-    for name in alternatives:
-        if name not in ALTERNATIVES:
-            raise ShapeError(f"alternatives holds {name!r}; wanted some of {known}")
-    return tuple(dict.fromkeys(alternatives))
+    known, names = ", ".join(ALTERNATIVES), items_of(alternatives)
+    if names is None:
+        raise ShapeError(f"alternatives is {shown(alternatives)}; wanted a sequence of {known}")
+    for name in names:
+        if not isinstance(name, str) or name not in ALTERNATIVES:
+            raise ShapeError(f"alternatives holds {shown(name)}; wanted some of {known}")
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def checked_share(name: str, value: float) -> float:
+    """Return a number from 0 to 1."""
+    share = as_real(value)
+    if not 0 <= share <= 1:
+        raise ShapeError(f"{name} is {shown(value)}; wanted a share from 0 to 1")
+    return share
 
 
 def checked_dtype(dtype: Any) -> str:
     """Return the name of a dtype that convolution takes."""
     if isinstance(dtype, str) and dtype not in DTYPES:
-        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+        raise DtypeError(f"dtype is {shown(dtype)}; wanted one of {', '.join(DTYPES)}")
     return dtype_name("dtype", dtype)
 
 
@@ -50,7 +57,7 @@ def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndar
     if isinstance(image, str | os.PathLike):
         from stridekit.compare.images import load_image
 
-        return load_image(image, dtype=dtype)
+        return load_image(as_path("image", image, error=ImageError), dtype=dtype)
     if library_of("image", image) != "numpy":
         raise BackendUnavailableError("image is a CuPy array, which is not copied silently; use cupy.asnumpy(image)")
     dtype_name("image", image)

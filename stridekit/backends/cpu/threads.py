@@ -38,10 +38,7 @@ def set_num_threads(threads: int) -> None:
         Unless `threads` is at least 1.
     """
     global _threads
-    threads = as_int("threads", threads)
-    if threads < 1:
-        raise ShapeError(f"threads is {threads}; wanted at least 1")
-    _threads = threads
+    _threads = as_int("threads", threads, 1)
 
 
 def processors() -> int:

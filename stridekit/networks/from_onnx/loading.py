@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stridekit.arguments import as_int, is_int
+from stridekit.arguments import as_int, as_path, is_int, items_of, shown
 from stridekit.errors import NetworkError
 
 if TYPE_CHECKING:
@@ -42,7 +40,7 @@ def onnx_module() -> Any:
 def load_model(model: Any) -> tuple[Any, str]:
     """Return the model, checked, its functions written out, and a name for it."""
     onnx = onnx_module()
-    path = Path(model) if isinstance(model, str | os.PathLike) else None
+    path = as_path("model", model, error=NetworkError) if isinstance(model, str | os.PathLike) else None
     what = "model" if path is None else str(path)
     if path is not None and not path.is_file():
         raise NetworkError(f"{path}: no such file")
@@ -126,11 +124,10 @@ def _wanted(input_size: InputSize, channels: int | None, rank: int) -> tuple[int
         return (None,) * (rank + 1)
     if is_int(input_size):
         return (channels, *(as_int("input_size", input_size),) * rank)
-    assert isinstance(input_size, Sequence)
-    given = tuple(as_int("input_size", size) for size in input_size)
+    given = tuple(as_int("input_size", size) for size in items_of(input_size) or ())
     if len(given) not in (rank, rank + 1) or min(given, default=1) < 1:
         raise NetworkError(
-            f"input_size is {input_size}; wanted {rank} spatial sizes of at least 1, with the channels before or not"
+            f"input_size is {shown(input_size)}; wanted {rank} spatial sizes of at least 1, the channels before or not"
         )
     return given if len(given) == rank + 1 else (channels, *given)
 

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, items_of, shown
 from stridekit.errors import NetworkError, StridekitError
 from stridekit.networks.from_torch.call import Call, Held, place_of
 from stridekit.networks.from_torch.functions import FUNCTIONS
@@ -38,9 +38,10 @@ def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
     torch = _torch()
     if not isinstance(module, torch.nn.Module):
         raise NetworkError(f"module is a {type(module).__name__}; wanted a torch.nn.Module")
-    sizes = tuple(as_int("input_size", size) for size in input_size)
+    items = items_of(input_size) or ()
+    sizes = tuple(as_int("input_size", size) for size in items)
     if not 1 <= len(sizes) <= 4 or min(sizes) < 1:
-        raise NetworkError(f"input_size is {sizes}; wanted (C, *spatial), each at least 1")
+        raise NetworkError(f"input_size is {shown(input_size)}; wanted (C, *spatial), each at least 1")
     program = _exported(torch, module, sizes)
     specs = program.graph_signature.input_specs
     given = [spec.arg.name for spec in specs if spec.kind.name == "USER_INPUT"]
