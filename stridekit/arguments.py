@@ -29,6 +29,20 @@ def shown(value: object) -> str:
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 3]}..."
 
 
+def printable(name: str) -> str:
+    """Write a file's name as text of one line: bytes that are not UTF-8, and what does not print, as escapes.
+
+    Where the locale is ASCII, Python holds a name's other bytes as surrogates; here they are UTF-8 again.
+    """
+    try:
+        text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        text = name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode("ascii") for letter in text
+    )
+
+
 def as_int(name: str, value: object, least: int | None = None, *, error: type[StridekitError] = ShapeError) -> int:
     """Read an integer argument of at least `least`; a float, a string or a bool is refused by name."""
     if isinstance(value, bool):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -173,9 +174,9 @@ def conv_problem(
     *,
     dtype: str,
     memory_order: str,
-    stride: int | tuple[int, ...] = 1,
+    stride: int | Sequence[int] = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
     bias: bool = False,

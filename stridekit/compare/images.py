@@ -8,14 +8,14 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stridekit.arguments import as_path, per_axis
+from stridekit.arguments import as_path, per_axis, printable
 from stridekit.arrays import dtype_name, numpy_dtype
-from stridekit.errors import ImageError
+from stridekit.errors import ImageError, MissingExtraError
+from stridekit.extras import extra
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -59,7 +59,8 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
     stridekit.errors.ImageError: holiday.jpg: no such file
     """
     target = numpy_dtype(dtype_name("dtype", dtype))
-    name = str(as_path("path", path, error=ImageError))
+    path = as_path("path", path, error=ImageError)
+    name = printable(str(path))
     _need("PIL", "Pillow", name)
     from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -69,7 +70,7 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
             # no concern of the pixels. What it thinks an attack, it still raises.
             warnings.simplefilter("ignore")
             # Through an open file: by name Pillow maps an uncompressed TIFF into memory, and turns its rows wrongly.
-            with open(name, "rb") as file, Image.open(file) as picture:
+            with open(path, "rb") as file, Image.open(file) as picture:
                 grey = picture.mode in _GREY_MODES or _rawmode(picture) == "LA;16B"
                 clear = _clear_value(picture)
                 pixels = _pixels(ImageOps.exif_transpose(picture), clear, grey, name)
@@ -185,5 +186,7 @@ def _over_white(picture: Image, clear: Any) -> Image:
 
 
 def _need(module: str, distribution: str, what: str) -> None:
-    if find_spec(module) is None:
-        raise ImageError(f"{what}: {distribution} is needed and not installed; pip install '.[cli]' in the clone")
+    try:
+        extra(module, "cli", what, distribution)
+    except MissingExtraError as error:
+        raise ImageError(str(error)) from None

@@ -15,6 +15,9 @@ from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import Stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
 
+_COLOURS = (1, 3, 4)
+"""Channels of grey, of colours, and of colours with transparency."""
+
 
 def checked_strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
     """Return each stride once, for both axes."""
@@ -52,8 +55,11 @@ def checked_dtype(dtype: Any) -> str:
     return dtype_name("dtype", dtype)
 
 
-def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
-    """Return a picture, of a file or an array, as finite `dtype` of shape (N, C, H, W)."""
+def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str, *, weighted: bool) -> np.ndarray:
+    """Return a picture, of a file or an array, as finite `dtype` of shape (N, C, H, W).
+
+    An array that may have its channels last is refused, unless weights say how many channels there are (`weighted`).
+    """
     if isinstance(image, str | os.PathLike):
         from stridekit.compare.images import load_image
 
@@ -65,6 +71,12 @@ def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndar
         hint = "; add a batch axis: image[None], or image.transpose(2, 0, 1)[None] if its channels come last"
         wanted = "(H, W) or (N, C, H, W)" + (hint if image.ndim == 3 else "")
         raise ShapeError(f"image has shape {image.shape}; wanted {wanted}")
+    if image.ndim == 4 and image.shape[3] in _COLOURS and image.shape[1] > max(_COLOURS) and not weighted:
+        _, channels, rows, columns = image.shape
+        raise ShapeError(
+            f"image has shape {image.shape}: {channels} channels of {rows} x {columns} pixels, or its channels come "
+            f"last? Then give image.transpose(0, 3, 1, 2), else the weight, which says how many channels there are"
+        )
     if 0 in image.shape:
         raise ShapeError(f"image has shape {image.shape}; wanted at least one sample, channel and pixel")
     pixels = _cast(image, dtype)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
-from stridekit.arguments import as_flag, as_int, shown
+from stridekit.arguments import as_flag, as_int, printable, shown
 from stridekit.arrays import Array
 from stridekit.backends import load_backend, preferred_backend
 from stridekit.compare.advice import recommend, typical_use, warnings_about
@@ -72,7 +72,8 @@ def compare_strides(
     Parameters
     ----------
     image : path or array
-        A file that Pillow reads, or floats of shape (H, W) or (N, C, H, W).
+        A file that Pillow reads, or floats of shape (H, W) or (N, C, H, W). What may as well have its channels last,
+        such as (1, 480, 640, 3), is refused, unless `weight` says how many there are.
     strides : sequence of int or (rows, columns)
         Repeated ones are measured once.
     kernel_size, filters : int or (rows, columns), int
@@ -130,7 +131,7 @@ def compare_strides(
     ways = checked_alternatives(alternatives) or (("conv",) if backward else ())
     dtype = checked_dtype(dtype)
     device = choose_device(backend)
-    pixels = checked_pixels(image, dtype)
+    pixels = checked_pixels(image, dtype, weighted=weight is not None)
     bank = checked_bank(weight, filters, kernel_size, pixels.shape[1], dtype)
     plans = {
         stride: plan_conv(
@@ -159,6 +160,7 @@ def compare_strides(
     best, recommendation = recommend(chosen, baseline, max_aliased_energy, bank.labels)
     if name is None:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an array"
+    name = printable(name)
     return StrideComparison(
         layer=_layer(plans[BASELINE], padding, "filter bank" if weight is None else "given"),
         device=f"{device.backend}: {device.description}",

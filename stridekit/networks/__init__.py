@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stridekit.arguments import as_path, shown
+from stridekit.arguments import as_path, printable
 from stridekit.errors import NetworkError
 from stridekit.networks.layers import Feature, Layer
 from stridekit.networks.network import Network
@@ -44,6 +44,6 @@ def load(name: str | Path) -> Network:
         return Network.from_toml(path)
     if str(path) not in names():
         raise NetworkError(
-            f"there is no network {shown(str(path))}; wanted a .toml or .onnx file, or one of {', '.join(names())}"
+            f"there is no network '{printable(str(path))}'; wanted a .toml or .onnx file, or one of {', '.join(names())}"
         )
     return Network.from_toml(_PRESETS / f"{path}.toml")

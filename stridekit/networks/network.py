@@ -88,7 +88,7 @@ class Network(Graph):
         ------
         NetworkError
             Naming the node and the operator, for one that is not known.
-        ModuleNotFoundError
+        MissingExtraError
             If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
         return cls._of(network_of_onnx(model, input_size))

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stridekit.arguments import printable
 from stridekit.errors import NetworkError
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
@@ -36,13 +37,14 @@ def read_toml(path: Path) -> Graph:
     NetworkError
         As ``file:line: key: what is wrong``.
     """
+    name = printable(str(path))
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise NetworkError(f"{path}: no such file") from None
+        raise NetworkError(f"{name}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NetworkError(f"{path}: cannot be read ({error})") from None
-    return parse_toml(text, str(path))
+        raise NetworkError(f"{name}: cannot be read ({error})") from None
+    return parse_toml(text, name)
 
 
 def parse_toml(text: str, file: str = "network") -> Graph:

@@ -31,7 +31,7 @@ def network_of_onnx(model: Any, input_size: InputSize = None) -> Graph:
     ------
     NetworkError
         Naming the node and the operator, for one that is not known.
-    ModuleNotFoundError
+    MissingExtraError
         If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
     """
     found, name = load_model(model)

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stridekit.arguments import as_int, as_path, is_int, items_of, shown
+from stridekit.arguments import as_int, as_path, is_int, items_of, printable, shown
 from stridekit.errors import NetworkError
+from stridekit.extras import extra
 
 if TYPE_CHECKING:
     from stridekit.networks.layers import InputSize
@@ -18,32 +19,13 @@ _CHECKABLE = 2**31 - 2**20
 """Bytes: a larger model cannot be serialised, which checking one in memory does."""
 
 
-def onnx_module() -> Any:
-    """Return the package onnx.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Saying how to install it.
-    """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise ModuleNotFoundError(
-            "Network.from_onnx needs onnx: pip install '.[onnx]' in the clone", name="onnx"
-        ) from None
-    return onnx
-
-
 def load_model(model: Any) -> tuple[Any, str]:
     """Return the model, checked, its functions written out, and a name for it."""
-    onnx = onnx_module()
+    onnx = extra("onnx", "onnx", "Network.from_onnx")
     path = as_path("model", model, error=NetworkError) if isinstance(model, str | os.PathLike) else None
-    what = "model" if path is None else str(path)
+    what = "model" if path is None else printable(str(path))
     if path is not None and not path.is_file():
-        raise NetworkError(f"{path}: no such file")
+        raise NetworkError(f"{what}: no such file")
     # Whatever onnx and protobuf raise for what is no model: they name no common class.
     try:
         if path is not None:
@@ -67,7 +49,7 @@ def load_model(model: Any) -> tuple[Any, str]:
         raise
     except Exception as error:
         raise NetworkError(f"{what}: cannot be read as ONNX: {first_line(error)}") from None
-    return found, (path.stem if path is not None else found.graph.name) or "model"
+    return found, (printable(path.stem) if path is not None else found.graph.name) or "model"
 
 
 def array_of(tensor: Any) -> np.ndarray:
