@@ -39,6 +39,8 @@ def blur_pool1d(
     Parameters
     ----------
     x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
+    stride, filter_size, padding, padding_mode, layout, out, backend
+        As for `blur_pool2d`; `layout` is one of {"NCW", "NWC"}.
 
     Returns
     -------
@@ -119,6 +121,8 @@ def blur_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
+    stride, filter_size, padding, padding_mode, layout, out, backend
+        As for `blur_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
 
     Returns
     -------
@@ -150,7 +154,9 @@ def blur_pool_grad(
     Parameters
     ----------
     input_shape : sequence of int
-        ``(N, C, *spatial)`` with 1 to 3 spatial axes, or channels last as `layout` says; None is channels first.
+        ``(N, C, *spatial)`` with 1 to 3 spatial axes, or channels last as `layout` says.
+    layout : str, optional
+        Such as ``"NHWC"``; None is channels first.
     grad_output : array, of the pooling's output shape
     stride, filter_size, padding, padding_mode, out, backend
         As for `blur_pool2d`.

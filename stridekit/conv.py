@@ -48,6 +48,8 @@ def conv1d(
     bias : array, shape (K,), optional
     padding : int, pair or name
         As for `conv2d`, and ``"causal"``: all of it before, so that no output sees its future.
+    stride, dilation, groups, padding_mode, layout, activation, precision, out, backend
+        As for `conv2d`; `layout` is one of {"NCW", "NWC"}.
 
     Returns
     -------
@@ -155,6 +157,8 @@ def conv3d(
     x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
     weight : array, shape (K, C / groups, T, R, S)
     bias : array, shape (K,), optional
+    stride, padding, dilation, groups, padding_mode, layout, activation, precision, out, backend
+        As for `conv2d`; `layout` is one of {"NCDHW", "NDHWC"}.
 
     Returns
     -------

@@ -139,6 +139,8 @@ class Plan:
 
         Parameters
         ----------
+        packed, out_given : bool
+            Whether the weight comes from `pack`, and whether ``out=`` is given.
         limit : int, optional
             Bytes, where there is less than the budget allows.
 

@@ -30,6 +30,8 @@ def max_pool1d(
     x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
     padding : int, pair or name
         As for `max_pool2d`, and ``"causal"``: all of it before.
+    kernel_size, stride, dilation, ceil_mode, return_indices, layout, out, backend
+        As for `max_pool2d`; `layout` is one of {"NCW", "NWC"}.
 
     Returns
     -------
@@ -116,6 +118,8 @@ def max_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
+    kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, backend
+        As for `max_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
 
     Returns
     -------
@@ -148,6 +152,8 @@ def avg_pool1d(
     Parameters
     ----------
     x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
+    kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend
+        As for `avg_pool2d`; `layout` is one of {"NCW", "NWC"}.
 
     Returns
     -------
@@ -224,6 +230,8 @@ def avg_pool3d(
     Parameters
     ----------
     x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
+    kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend
+        As for `avg_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
 
     Returns
     -------

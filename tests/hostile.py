@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from fractions import Fraction
 from types import SimpleNamespace
@@ -228,6 +229,9 @@ class Call:
     without: dict[str, set[str]] = field(default_factory=dict)
     """By arguments, values that are no mistakes and are not tried: they take long, or write files."""
 
+    every: int = 1
+    """Of how many values one is tried: for what is another function of other rank."""
+
     @property
     def parameters(self) -> tuple[str, ...]:
         return tuple(inspect.signature(self.function).parameters)
@@ -245,6 +249,36 @@ class Call:
 
     def kind(self, parameter: str) -> str:
         return self.kinds.get(parameter) or _KIND_OF[parameter]
+
+
+def outcome(call: Call, parameter: str, value: object) -> Exception | None:
+    try:
+        call.function(**{**call.arguments, parameter: value})
+    except Exception as error:
+        return error
+    return None
+
+
+def mistakes(name: str, call: Call) -> list[str]:
+    """Return what a function does with values that it should refuse, where that is anything else."""
+    wrong = []
+    for number, parameter in enumerate(call.parameters):
+        taken, called = KINDS[call.kind(parameter)], re.compile(call.pattern(parameter))
+        for label, made in list(VALUES.items())[number % call.every :: call.every]:
+            if label in call.without.get(parameter, ()):
+                continue
+            error = outcome(call, parameter, made())
+            case = f"{name}({parameter}=<{label}>)"
+            if error is None:
+                if label not in taken:
+                    wrong.append(f"{case} is taken")
+            elif not isinstance(error, sk.StridekitError):
+                wrong.append(f"{case} raises {type(error).__name__}: {error}")
+            elif not called.search(str(error)):
+                wrong.append(f"{case} is not named: {error}")
+            elif len(str(error)) > 600:
+                wrong.append(f"{case}: a message of {len(str(error))} characters: {str(error)[:200]}")
+    return wrong
 
 
 def _block(manager: Callable[..., Any]) -> Callable[..., Any]:
@@ -431,7 +465,9 @@ def _network_calls() -> Iterator[tuple[str, Call]]:
     )  # fmt: skip
 
 
-CALLS: dict[str, Call] = dict(_calls())
+CALLS: dict[str, Call] = {
+    name: replace(call, every=4) if name.endswith(("1d", "3d")) else call for name, call in _calls()
+}
 
 RECORDS = {"networks.Feature", "vram.TrackedUsage", "vram.VramUsage"}
 """What the library gives out and never takes."""

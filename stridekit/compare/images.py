@@ -117,6 +117,8 @@ def zone_plate(size: int | Sequence[int] = 512, *, dtype: Any = "float32") -> np
     ----------
     size : int or (rows, columns)
         Pixels.
+    dtype : str or dtype
+        float16, bfloat16, float32 or float64.
 
     Returns
     -------

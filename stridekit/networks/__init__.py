@@ -43,7 +43,8 @@ def load(name: str | Path) -> Network:
     if path.suffix == ".toml":
         return Network.from_toml(path)
     if str(path) not in names():
+        ship = ", ".join(names())
         raise NetworkError(
-            f"there is no network '{printable(str(path))}'; wanted a .toml or .onnx file, or one of {', '.join(names())}"
+            f"there is no network '{printable(str(path))}'; wanted a .toml or .onnx file, or one of {ship}"
         )
     return Network.from_toml(_PRESETS / f"{path}.toml")

@@ -157,6 +157,7 @@ class Network(Graph):
         Parameters
         ----------
         batch : int
+            Samples; 0 is none.
         input_size : int, spatial sizes, or ``(C, *spatial)``, optional
         dtype : str or dtype
             Of activations, parameters and gradients; the optimizer keeps its state in float32 at least.

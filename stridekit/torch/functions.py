@@ -129,6 +129,8 @@ def conv_transpose2d(
         Pixels taken off each side of the result.
     output_padding : int or (rows, columns)
         Pixels added after it; less than the larger of stride and dilation.
+    groups : int
+        Channels and filters fall into this many blocks that do not mix.
 
     Returns
     -------

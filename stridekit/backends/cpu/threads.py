@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, shown
 from stridekit.errors import ShapeError
 
 _threads: int | None = None
@@ -19,8 +20,8 @@ def get_num_threads() -> int:
     if _threads is None:
         setting = os.environ.get("STRIDEKIT_NUM_THREADS", "").strip()
         if setting:
-            if not setting.isdigit() or int(setting) < 1:
-                raise ShapeError(f"STRIDEKIT_NUM_THREADS is {setting!r}; wanted a positive int")
+            if not re.fullmatch(r"0*[1-9][0-9]{0,8}", setting, re.ASCII):
+                raise ShapeError(f"STRIDEKIT_NUM_THREADS is {shown(setting)}; wanted a positive int")
             _threads = int(setting)
         else:
             _threads = processors()

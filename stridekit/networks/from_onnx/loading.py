@@ -104,9 +104,8 @@ def input_shape(value: Any, input_size: InputSize) -> tuple[int, tuple[int, ...]
 def _wanted(input_size: InputSize, channels: int | None, rank: int) -> tuple[int | None, ...]:
     if input_size is None:
         return (None,) * (rank + 1)
-    if is_int(input_size):
-        return (channels, *(as_int("input_size", input_size),) * rank)
-    given = tuple(as_int("input_size", size) for size in items_of(input_size) or ())
+    items = (input_size,) * rank if is_int(input_size) else items_of(input_size) or ()
+    given = tuple(as_int("input_size", size) for size in items)
     if len(given) not in (rank, rank + 1) or min(given, default=1) < 1:
         raise NetworkError(
             f"input_size is {shown(input_size)}; wanted {rank} spatial sizes of at least 1, the channels before or not"
