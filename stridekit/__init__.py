@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from stridekit.errors import DtypeError as DtypeError
     from stridekit.errors import ImageError as ImageError
     from stridekit.errors import LayoutError as LayoutError
+    from stridekit.errors import MissingExtraError as MissingExtraError
     from stridekit.errors import NetworkError as NetworkError
     from stridekit.errors import ShapeError as ShapeError
     from stridekit.errors import StridekitError as StridekitError
@@ -81,6 +82,7 @@ _HOMES = {
     "BackendUnavailableError": "errors",
     "VramBudgetError": "errors",
     "ImageError": "errors",
+    "MissingExtraError": "errors",
     "NetworkError": "errors",
 }
 _MODULES = ("networks", "vram")

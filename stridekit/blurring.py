@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from stridekit.arguments import as_int, as_shape
+from stridekit.arguments import as_int, as_shape, shown
 from stridekit.arrays import LAYOUTS, Array, channels_last_layout, check_axes, dtype_name, library_of, numpy_dtype
 from stridekit.backends import load_backend
 from stridekit.conv import conv
@@ -79,6 +79,7 @@ def blur_pool(
     library_of("x", x)
     check_axes("blur_pool", rank, x)
     channels = int(x.shape[-1 if channels_last_layout(layout, rank) else 1])
+    filter_size = check_filter_size(filter_size)
     return conv(
         rank,
         x,
@@ -113,7 +114,9 @@ def blur_pool_grad(
     Parameters
     ----------
     input_shape : sequence of int
-        ``(N, C, *spatial)`` with 1 to 3 spatial axes, or channels last as `layout` says; None is channels first.
+        ``(N, C, *spatial)`` with 1 to 3 spatial axes, or channels last as `layout` says.
+    layout : str, optional
+        Such as ``"NHWC"``; None is channels first.
     grad_output : array, of the pooling's output shape
     stride, filter_size, padding, padding_mode, out, backend
         As for `blur_pool2d`.
@@ -136,9 +139,10 @@ def blur_pool_grad(
     rank = len(shape) - 2
     if rank not in LAYOUTS:
         raise ShapeError(
-            f"input_shape has {len(shape)} axes {shape}; wanted 3, 4 or 5: batch, channels and 1 to 3 more"
+            f"input_shape has {len(shape)} axes {shown(shape)}; wanted 3, 4 or 5: batch, channels and 1 to 3 more"
         )
     channels = shape[-1 if channels_last_layout(layout, rank) else 1]
+    filter_size = check_filter_size(filter_size)
     return conv_input_grad(
         shape,
         _binomial("grad_output", grad_output, filter_size, rank, channels),
@@ -162,7 +166,7 @@ def check_filter_size(filter_size: int) -> int:
     """Read the taps of a binomial filter; refuse those whose weights float64 would no longer hold well."""
     size = as_int("filter_size", filter_size)
     if not 1 <= size <= _LARGEST_FILTER:
-        raise ShapeError(f"filter_size is {filter_size}; wanted 1 to {_LARGEST_FILTER}")
+        raise ShapeError(f"filter_size is {size}; wanted 1 to {_LARGEST_FILTER}")
     return size
 
 
@@ -175,9 +179,8 @@ def binomial_weight(filter_size: int, rank: int) -> np.ndarray:
     return taps
 
 
-def _binomial(name: str, array: Array, filter_size: int, rank: int, channels: int) -> Array:
+def _binomial(name: str, array: Array, size: int, rank: int, channels: int) -> Array:
     """Return weights ``(channels, 1, *filter)`` of `array`'s dtype, where it lies."""
-    size = check_filter_size(filter_size)
     if channels < 1:
         raise ShapeError(f"{name} has {channels} channels; wanted at least one")
     taps = binomial_weight(size, rank)

@@ -123,16 +123,17 @@ def transposed_geometry(
                 f"output_padding is {output_padding!r}; it must be less than the larger of stride {step} and dilation "
                 f"{spread}: more pixels than that lie beyond every window"
             )
-    if padding == "causal":
+    if isinstance(padding, str) and padding == "causal":
         raise ShapeError("padding 'causal' is for convolutions; give (before, after) pairs")
     whole = tuple(size * step for size, step in zip(sizes, strides, strict=True))
     pairs = resolve_padding(padding, whole, kernels, strides, dilations)
+    same = isinstance(padding, str) and padding in ("same", "same_lower")
     axes = []
     for number, (size, kernel, step, spread, (before, after), added) in enumerate(
         zip(sizes, kernels, strides, dilations, pairs, extra, strict=True)
     ):
         reached = (size - 1) * step + spread * (kernel - 1) + 1
-        result = whole[number] + added if padding in ("same", "same_lower") else reached - before - after + added
+        result = whole[number] + added if same else reached - before - after + added
         if result < 1:
             raise ShapeError(
                 f"padding {(before, after)} takes all of the {reached} pixels of spatial axis {number}; give less"

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from stridekit.arguments import as_int, is_int, per_axis
+from stridekit.arguments import as_int, is_int, items_of, per_axis, shown
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding, PaddingPairs, check_padding_mode, resolve_padding
@@ -228,11 +228,17 @@ class ConvGeometry(Remembering):
 
     def input_window(self, output: Sequence[int]) -> tuple[range, ...]:
         """Input coordinates per axis that the output pixel at `output` reads."""
-        return tuple(axis.input_window(o) for axis, o in zip(self.axes, output, strict=True))
+        return tuple(axis.input_window(o) for axis, o in zip(self.axes, self._at("output", output), strict=True))
 
     def outputs_reading(self, pixel: Sequence[int]) -> tuple[tuple[int, ...], ...]:
         """Output coordinates per axis whose windows read the input pixel at `pixel`."""
-        return tuple(axis.outputs_reading(i) for axis, i in zip(self.axes, pixel, strict=True))
+        return tuple(axis.outputs_reading(i) for axis, i in zip(self.axes, self._at("pixel", pixel), strict=True))
+
+    def _at(self, name: str, position: Sequence[int]) -> tuple[int, ...]:
+        items = items_of(position)
+        if items is None or len(items) != len(self.axes):
+            raise ShapeError(f"{name} is {shown(position)}; wanted {len(self.axes)} ints, one for each spatial axis")
+        return tuple(as_int(name, item) for item in items)
 
 
 def conv_geometry(
@@ -297,10 +303,12 @@ def conv_geometry(
 
 
 def _sizes(input_size: int | Sequence[int]) -> tuple[int, ...]:
-    given: Any = (input_size,) if is_int(input_size) else input_size
-    sizes = tuple(as_int("input_size", item) for item in given)
+    items = (input_size,) if is_int(input_size) else items_of(input_size)
+    if items is None:
+        raise ShapeError(f"input_size is {shown(input_size)}; wanted an int, or one int per spatial axis")
+    sizes = tuple(as_int("input_size", item) for item in items)
     if not sizes:
         raise ShapeError("input_size is empty; wanted at least one spatial axis")
     if min(sizes) < 1:
-        raise ShapeError(f"input_size is {sizes}; every spatial axis needs at least one pixel")
+        raise ShapeError(f"input_size is {shown(sizes)}; every spatial axis needs at least one pixel")
     return sizes

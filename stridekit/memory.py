@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from stridekit.arrays import Array
+from stridekit.errors import VramBudgetError
 from stridekit.limits import check_memory
 from stridekit.workspace import ALIGNMENT
 
@@ -77,7 +78,10 @@ class HostMemory:
         """
         # The system lends more than it has, and ends the process that takes it.
         check_memory("an array", nbytes)
-        buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        try:
+            buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
+        except (MemoryError, ValueError):  # The second for more than an address counts.
+            raise VramBudgetError(f"main memory does not give {nbytes} bytes; nothing was allocated") from None
         offset = -buffer.ctypes.data % ALIGNMENT
         return buffer, buffer[offset : offset + nbytes]
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
+from stridekit.arguments import as_flag, as_int
 from stridekit.arrays import (
     Array,
     address,
@@ -128,6 +129,7 @@ class Plan(Remembering):
 
     def workspace_bytes(self, *, packed: bool = False) -> int:
         """Bytes of workspace that `execute` allocates, with weights as given or from `pack`."""
+        packed = as_flag("packed", packed)
         if self.problem.batch == 0:
             return 0
         return whole_units(self._algorithm.workspace(self.problem, self.device, packed=packed), self.device)
@@ -137,6 +139,8 @@ class Plan(Remembering):
 
         Parameters
         ----------
+        packed, out_given : bool
+            Whether the weight comes from `pack`, and whether ``out=`` is given.
         limit : int, optional
             Bytes, where there is less than the budget allows.
 
@@ -145,6 +149,8 @@ class Plan(Remembering):
         VramBudgetError
             With the smallest budget that works, if none does.
         """
+        packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
+        limit = None if limit is None else as_int("limit", limit, 0)
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
         if not bounds or self.problem.batch == 0:
             return self._whole[packed]

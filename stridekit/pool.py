@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from stridekit.arguments import as_flag
 from stridekit.arrays import Array, check_axes, library_of
 from stridekit.padding import Padding
 from stridekit.pool_plan import Sizes, plan_pool
@@ -69,8 +70,9 @@ def max_pool(
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     library_of("x", x)
     check_axes("max_pool", rank, x)
+    return_indices = as_flag("return_indices", return_indices)
     plan = plan_pool("max", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, ceil_mode=ceil_mode)
-    y, indices = plan.forward(x, out=out, return_indices=bool(return_indices))
+    y, indices = plan.forward(x, out=out, return_indices=return_indices)
     return (y, indices) if return_indices else y
 
 

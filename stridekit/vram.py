@@ -9,6 +9,7 @@ only by their numbers.
 from __future__ import annotations
 
 import math
+import operator
 import re
 import weakref
 from collections.abc import Iterator
@@ -19,14 +20,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stridekit.arguments import as_flag, is_int, shown
 from stridekit.arrays import Array
 from stridekit.concurrency import Scope, lock, opened, still_open
-from stridekit.errors import ShapeError, VramBudgetError
+from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory import HOST, Memory
 from stridekit.workspace import align
 
 if TYPE_CHECKING:
     from stridekit.plan import Plan
+
+__all__ = ["TrackedUsage", "VramUsage", "budget", "estimate", "track"]
 
 
 @dataclass(frozen=True)
@@ -152,6 +156,11 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     >>> sk.vram.estimate(plan).output
     32768
     """
+    from stridekit.plan import Plan
+
+    if not isinstance(plan, Plan):
+        raise DtypeError(f"plan is {shown(plan)}; wanted a Plan, such as stridekit.plan_conv returns")
+    packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
     problem, unit = plan.problem, plan.device.granularity
     workspace = plan.schedule(packed=packed, out_given=out_given).workspace_bytes
     parts = (
@@ -228,7 +237,8 @@ def budget(limit: int | str) -> Iterator[TrackedUsage]:
     >>> usage.peak <= 2**20
     True
     """
-    with opened(_scopes, TrackedUsage(limit=parse_bytes(limit))) as usage:
+    nbytes = parse_bytes("the limit of the budget", limit)
+    with opened(_scopes, TrackedUsage(limit=nbytes)) as usage:
         yield usage
 
 
@@ -238,21 +248,19 @@ def remaining() -> int | None:
     return min((usage.limit - usage.current for usage in scopes if usage.limit is not None), default=None)
 
 
-def parse_bytes(limit: int | str) -> int:
+def parse_bytes(name: str, limit: int | str) -> int:
     """Read an amount of memory: bytes, or such as ``"2 GiB"``."""
-    number: object = limit
+    number: float | None = None
     unit = "b"
     if isinstance(limit, str):
-        found = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([a-zA-Z]*)\s*", limit)
+        found = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-zA-Z]*)\s*", limit)
+        # A number alone, as text, is more likely meant in larger units: it is refused.
         if found:
-            number, unit = float(found[1]), found[2].lower() or "b"
-    if (
-        isinstance(limit, bool | float)
-        or not isinstance(number, int | float)
-        or unit not in _UNITS
-        or not 0 <= number < 2**62
-    ):
-        raise ShapeError(f"budget is {limit!r}; wanted bytes as an int, or such as '2 GiB' or '500 MB'")
+            number, unit = float(found[1]), found[2].lower()
+    elif is_int(limit) and not isinstance(limit, bool):
+        number = operator.index(limit)
+    if number is None or unit not in _UNITS or not 0 <= number * _UNITS[unit] < 2**62:
+        raise ShapeError(f"{name} is {shown(limit)}; wanted bytes as an int, or such as '2 GiB' or '500 MB'")
     return int(number * _UNITS[unit])
 
 

@@ -15,7 +15,6 @@ import numpy as np
 
 from stridekit.arguments import as_int, per_axis
 from stridekit.arrays import dtype_name, numpy_dtype
-from stridekit.errors import ShapeError
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma. Source: ITU-R BT.601-7, section 2.5.1."""
@@ -93,12 +92,8 @@ def filter_bank(
     >>> bank.weight.shape, bank.labels[:4]
     ((32, 3, 7, 7), ('Gaussian, sigma 1.4 px', 'Sobel x', 'Sobel y', 'Gabor 0°, 3.0 px'))
     """
-    count = as_int("filters", filters)
-    channels = as_int("in_channels", in_channels)
+    count, channels = as_int("filters", filters, 1), as_int("in_channels", in_channels, 1)
     rows, columns = per_axis("kernel_size", kernel_size, 2)
-    for name, value in (("filters", count), ("in_channels", channels)):
-        if value < 1:
-            raise ShapeError(f"{name} is {value}; wanted at least 1")
     target = numpy_dtype(dtype_name("dtype", dtype))
     planes = [_gaussian(rows, columns), *_sobels(rows, columns)][:count]
     planes += _gabors(rows, columns, count - len(planes))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
-from stridekit.arguments import as_int
+from stridekit.arguments import as_flag, as_int, printable, shown
 from stridekit.arrays import Array
 from stridekit.backends import load_backend, preferred_backend
 from stridekit.compare.advice import recommend, typical_use, warnings_about
@@ -20,6 +20,7 @@ from stridekit.compare.inputs import (
     checked_bank,
     checked_dtype,
     checked_pixels,
+    checked_share,
     checked_strides,
 )
 from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
@@ -71,7 +72,8 @@ def compare_strides(
     Parameters
     ----------
     image : path or array
-        A file that Pillow reads, or floats of shape (H, W) or (N, C, H, W).
+        A file that Pillow reads, or floats of shape (H, W) or (N, C, H, W). What may as well have its channels last,
+        such as (1, 480, 640, 3), is refused, unless `weight` says how many there are.
     strides : sequence of int or (rows, columns)
         Repeated ones are measured once.
     kernel_size, filters : int or (rows, columns), int
@@ -117,14 +119,19 @@ def compare_strides(
     [(32, 32), (32, 64)]
     """
     asked = checked_strides(strides)
-    if not 0 <= max_aliased_energy <= 1:
-        raise ShapeError(f"max_aliased_energy is {max_aliased_energy}; wanted a share from 0 to 1")
-    if repeats is not None and as_int("repeats", repeats) < 1:
-        raise ShapeError(f"repeats is {repeats}; wanted at least 1")
+    max_aliased_energy = checked_share("max_aliased_energy", max_aliased_energy)
+    repeats = None if repeats is None else as_int("repeats", repeats, 1)
+    backward = as_flag("backward", backward)
+    if name is not None and not isinstance(name, str):
+        raise ShapeError(f"name is {shown(name)}; wanted a str")
+    if progress is not None and not callable(progress):
+        raise ShapeError(
+            f"progress is {shown(progress)}; wanted a function of (what is done, steps done, steps in all)"
+        )
     ways = checked_alternatives(alternatives) or (("conv",) if backward else ())
     dtype = checked_dtype(dtype)
     device = choose_device(backend)
-    pixels = checked_pixels(image, dtype)
+    pixels = checked_pixels(image, dtype, weighted=weight is not None)
     bank = checked_bank(weight, filters, kernel_size, pixels.shape[1], dtype)
     plans = {
         stride: plan_conv(
@@ -153,6 +160,7 @@ def compare_strides(
     best, recommendation = recommend(chosen, baseline, max_aliased_energy, bank.labels)
     if name is None:
         name = os.fspath(image) if isinstance(image, str | os.PathLike) else "an array"
+    name = printable(name)
     return StrideComparison(
         layer=_layer(plans[BASELINE], padding, "filter bank" if weight is None else "given"),
         device=f"{device.backend}: {device.description}",
@@ -164,7 +172,7 @@ def compare_strides(
         recommended_stride=best.stride,
         recommendation=recommendation,
         warnings=warnings_about(chosen, plans[BASELINE].geometry.kernel_extent, flat=not total.any()),
-        max_aliased_energy=float(max_aliased_energy),
+        max_aliased_energy=max_aliased_energy,
         repeats=rounds,
         alternatives_repeats=turns,
         filter_labels=bank.labels,

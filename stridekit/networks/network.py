@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, as_path, shown
 from stridekit.arrays import Array
 from stridekit.backends import Device
+from stridekit.errors import NetworkError
 from stridekit.networks.execution import NetworkVram, Optimizer, predict_vram, run, train_step
 from stridekit.networks.execution.fitting import largest_batch
 from stridekit.networks.execution.optimizers import optimizer_called
@@ -33,6 +34,8 @@ class Network(Graph):
         Each after the layers that it reads; at least one is an input.
     outputs : sequence of str, optional
         Names of the layers whose results are returned; by default those that no other reads.
+    output_names : sequence of str, optional
+        What `run` calls these results; by default as the layers. Of an ONNX model they are its outputs' names.
     source : str
         Where the architecture is from.
     parameters : dict of array, optional
@@ -55,7 +58,7 @@ class Network(Graph):
         NetworkError
             Naming file, line and key.
         """
-        return cls._of(read_toml(Path(path)))
+        return cls._of(read_toml(as_path("path", path, error=NetworkError)))
 
     @classmethod
     def parse(cls, text: str, file: str = "network") -> Network:
@@ -66,6 +69,9 @@ class Network(Graph):
         NetworkError
             Naming file, line and key.
         """
+        for name, value in (("text", text), ("file", file)):
+            if not isinstance(value, str):
+                raise NetworkError(f"{name} is {shown(value)}; wanted a str")
         return cls._of(parse_toml(text, file))
 
     @classmethod
@@ -82,7 +88,7 @@ class Network(Graph):
         ------
         NetworkError
             Naming the node and the operator, for one that is not known.
-        ModuleNotFoundError
+        MissingExtraError
             If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
         return cls._of(network_of_onnx(model, input_size))
@@ -96,12 +102,17 @@ class Network(Graph):
         NetworkError
             Naming the node and the operator, for one that is not known.
         """
-        return cls._of(network_of_torch(module, tuple(input_size)))
+        return cls._of(network_of_torch(module, input_size))
 
     @classmethod
     def _of(cls, graph: Graph) -> Network:
         return cls(
-            graph.name, graph.layers, outputs=graph.outputs, source=graph.source, parameters=graph.given_parameters
+            graph.name,
+            graph.layers,
+            outputs=graph.outputs,
+            output_names=graph.output_names,
+            source=graph.source,
+            parameters=graph.given_parameters,
         )
 
     # Answers.
@@ -128,7 +139,7 @@ class Network(Graph):
         NetworkError
             Naming the first layer that the size does not fit.
         """
-        return summarize(self.resized(input_size), as_int("batch", batch), dtype)
+        return summarize(self.resized(input_size), as_int("batch", batch, 0), dtype)
 
     def vram(
         self,
@@ -146,6 +157,7 @@ class Network(Graph):
         Parameters
         ----------
         batch : int
+            Samples; 0 is none.
         input_size : int, spatial sizes, or ``(C, *spatial)``, optional
         dtype : str or dtype
             Of activations, parameters and gradients; the optimizer keeps its state in float32 at least.
@@ -224,7 +236,7 @@ class Network(Graph):
                 backend=backend,
             ).peak
 
-        return largest_batch(peak, parse_bytes(limit))
+        return largest_batch(peak, parse_bytes("the limit of the budget", limit))
 
     # Running.
 
@@ -240,8 +252,8 @@ class Network(Graph):
 
         Returns
         -------
-        array, or a dictionary of arrays by the outputs' names
-            Channels first; images lie channels-last in memory.
+        array, or a dictionary of arrays by `output_names`, in their order
+            Channels first; images lie channels-last in memory. Two outputs of one layer are one array.
 
         Raises
         ------

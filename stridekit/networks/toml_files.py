@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from stridekit.arguments import printable
 from stridekit.errors import NetworkError
 from stridekit.files import open_regular
 from stridekit.limits import DEEPEST_BLOCKS, LONGEST_NAME, MOST_LAYERS, MOST_TOML_BYTES, MOST_VALUES
@@ -37,14 +38,15 @@ def read_toml(path: Path) -> Graph:
     NetworkError
         As ``file:line: key: what is wrong``.
     """
+    name = printable(str(path))
     try:
         with open_regular(path, most=MOST_TOML_BYTES) as file:
             text = file.read().decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError:
-        raise NetworkError(f"{path}: no such file") from None
+        raise NetworkError(f"{name}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NetworkError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
-    return parse_toml(text, str(path))
+        raise NetworkError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
+    return parse_toml(text, name)
 
 
 def parse_toml(text: str, file: str = "network") -> Graph:

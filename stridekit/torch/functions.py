@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stridekit.arguments import per_axis
+from stridekit.arguments import as_int, one_of, per_axis
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
 from stridekit.padding import PADDING_MODES, Padding, resolve_padding
 from stridekit.ranks import of_rank
@@ -65,8 +65,7 @@ def conv(
     batched, input, weight, bias = _operands(rank, f"conv{rank}d", input, weight, bias)
     strides, dilations = _per_axis("stride", stride, rank), _per_axis("dilation", dilation, rank)
     pairs = resolve_padding(_one_for_all(padding, rank), input.shape[2:], weight.shape[2:], strides, dilations)
-    if padding_mode not in PADDING_MODES:
-        raise ShapeError(f"padding_mode is {padding_mode!r}; wanted one of {', '.join(PADDING_MODES)}")
+    groups, padding_mode = as_int("groups", groups, 1), one_of("padding_mode", padding_mode, PADDING_MODES)
     flat = [amount for pair in pairs for amount in pair]
     result = operators.conv(input, weight, bias, strides, flat, dilations, groups, padding_mode)
     return result if batched else result.squeeze(0)
@@ -111,6 +110,7 @@ def conv_transpose(
     strides, dilations = _per_axis("stride", stride, rank), _per_axis("dilation", dilation, rank)
     amounts = _per_axis("padding", padding, rank, minimum=0)
     added = _per_axis("output_padding", output_padding, rank, minimum=0)
+    groups = as_int("groups", groups, 1)
     flat = [amount for amount in amounts for _ in range(2)]
     result = operators.conv_transpose(input, weight, bias, strides, flat, added, dilations, groups)
     return result if batched else result.squeeze(0)

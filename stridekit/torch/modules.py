@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from stridekit.arguments import per_axis
 from stridekit.torch.functions import conv, conv_transpose
 
 
@@ -29,7 +30,7 @@ class _Convolution:
         made.__init__(in_channels, out_channels, kernel_size, 1 if same else stride, padding, *arguments, **options)
         if same:
             rank = len(self.kernel_size)
-            self.stride = (stride,) * rank if isinstance(stride, int) else tuple(stride)
+            self.stride = per_axis("stride", stride, rank)
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]

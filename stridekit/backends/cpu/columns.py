@@ -14,9 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stridekit.arrays import numpy_dtype
 from stridekit.backends import Operands
-from stridekit.backends.cpu.adding import Adding, Laying, Line, add_columns, lay_weights
+from stridekit.backends.cpu.adding import Adding, Line, add_columns, lay_weights
 from stridekit.backends.cpu.algorithms import VECTORS_PER_SECOND, BroadcastTile, no_half
 from stridekit.backends.cpu.blocking import accumulator_itemsize
 from stridekit.backends.cpu.jobs import Job, Part, _activation, execute, strides_of

@@ -31,7 +31,7 @@ def network_of_onnx(model: Any, input_size: InputSize = None) -> Graph:
     ------
     NetworkError
         Naming the node and the operator, for one that is not known.
-    ModuleNotFoundError
+    MissingExtraError
         If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
     """
     found, name = load_model(model)
@@ -64,7 +64,8 @@ def _traced(model: Any, name: str, input_size: InputSize) -> Graph:
         values[value.name] = tracer.input(value.name, size)
     for number, proto in enumerate(graph.node):
         _follow(proto, number, opset, tracer, values)
-    return tracer.network(name, [_output(value.name, values) for value in graph.output])
+    outputs = [value.name for value in graph.output]
+    return tracer.network(name, [_output(each, values) for each in outputs], outputs)
 
 
 def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[str, Value]) -> None:

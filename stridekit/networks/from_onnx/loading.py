@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stridekit.arguments import as_int, is_int
+from stridekit.arguments import as_int, as_path, is_int, items_of, printable, shown
 from stridekit.errors import NetworkError
+from stridekit.extras import extra
 
 if TYPE_CHECKING:
     from stridekit.networks.layers import InputSize
@@ -20,32 +19,13 @@ _CHECKABLE = 2**31 - 2**20
 """Bytes: a larger model cannot be serialised, which checking one in memory does."""
 
 
-def onnx_module() -> Any:
-    """Return the package onnx.
-
-    Raises
-    ------
-    ModuleNotFoundError
-        Saying how to install it.
-    """
-    try:
-        import onnx
-    except ModuleNotFoundError as error:
-        if error.name != "onnx":
-            raise
-        raise ModuleNotFoundError(
-            "Network.from_onnx needs onnx: pip install '.[onnx]' in the clone", name="onnx"
-        ) from None
-    return onnx
-
-
 def load_model(model: Any) -> tuple[Any, str]:
     """Return the model, checked, its functions written out, and a name for it."""
-    onnx = onnx_module()
-    path = Path(model) if isinstance(model, str | os.PathLike) else None
-    what = "model" if path is None else str(path)
+    onnx = extra("onnx", "onnx", "Network.from_onnx")
+    path = as_path("model", model, error=NetworkError) if isinstance(model, str | os.PathLike) else None
+    what = "model" if path is None else printable(str(path))
     if path is not None and not path.is_file():
-        raise NetworkError(f"{path}: no such file")
+        raise NetworkError(f"{what}: no such file")
     # Whatever onnx and protobuf raise for what is no model: they name no common class.
     try:
         if path is not None:
@@ -69,7 +49,7 @@ def load_model(model: Any) -> tuple[Any, str]:
         raise
     except Exception as error:
         raise NetworkError(f"{what}: cannot be read as ONNX: {first_line(error)}") from None
-    return found, (path.stem if path is not None else found.graph.name) or "model"
+    return found, (printable(path.stem) if path is not None else found.graph.name) or "model"
 
 
 def array_of(tensor: Any) -> np.ndarray:
@@ -124,13 +104,11 @@ def input_shape(value: Any, input_size: InputSize) -> tuple[int, tuple[int, ...]
 def _wanted(input_size: InputSize, channels: int | None, rank: int) -> tuple[int | None, ...]:
     if input_size is None:
         return (None,) * (rank + 1)
-    if is_int(input_size):
-        return (channels, *(as_int("input_size", input_size),) * rank)
-    assert isinstance(input_size, Sequence)
-    given = tuple(as_int("input_size", size) for size in input_size)
+    items = (input_size,) * rank if is_int(input_size) else items_of(input_size) or ()
+    given = tuple(as_int("input_size", size) for size in items)
     if len(given) not in (rank, rank + 1) or min(given, default=1) < 1:
         raise NetworkError(
-            f"input_size is {input_size}; wanted {rank} spatial sizes of at least 1, with the channels before or not"
+            f"input_size is {shown(input_size)}; wanted {rank} spatial sizes of at least 1, the channels before or not"
         )
     return given if len(given) == rank + 1 else (channels, *given)
 

@@ -13,7 +13,7 @@ from stridekit.errors import NetworkError
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import Activation, Conv, ConvTranspose, Input, Linear, Operation, Shape
-from stridekit.networks.tracing.values import Constant, Formula, Tensor, features
+from stridekit.networks.tracing.values import Constant, Formula, Tensor, Value, channels_first
 
 _NAMED_BY_WEIGHT = re.compile(r"[\w./-]+\.weight")
 
@@ -109,20 +109,27 @@ class Tracer:
                 return self._tensor(draft.layer.name, draft.shape, None)
         return None
 
-    def network(self, name: str, outputs: Sequence[object]) -> Graph:
-        """Return the network that gives `outputs`; what they do not depend on is left out."""
+    def network(self, name: str, outputs: Sequence[Value], output_names: Sequence[str] | None = None) -> Graph:
+        """Return the network that gives `outputs`, under `output_names`; what they do not depend on is left out.
+
+        Without names the outputs are called as the layers that give them.
+        """
         self.at(Place(""))
-        ends = [features(value, f"output {number}") for number, value in enumerate(outputs)]  # type: ignore[arg-type]
-        for number, end in enumerate(ends):
-            if not end.channels_first:
-                raise NetworkError(f"output {number} has its axes in the order {end.order}; wanted channels first")
+        called = range(len(outputs)) if output_names is None else map(repr, output_names)
+        ends = [channels_first(value, f"output {which}") for value, which in zip(outputs, called, strict=True)]
         if not ends:
             raise NetworkError("the model gives nothing; wanted an output")
         layers_read = [end.layer for end in ends]
         drafts = _without_offsets(self._read_by(layers_read), layers_read)
         layers, parameters = self._owned(list({id(draft): draft for draft in drafts.values()}.values()))
         names = [drafts[end.layer].layer.name for end in ends]
-        return Graph(name, layers, outputs=names, parameters=parameters)
+        return Graph(
+            name,
+            layers,
+            outputs=names,
+            output_names=_distinct(names) if output_names is None else output_names,
+            parameters=parameters,
+        )
 
     def _add(self, layer: Layer, constants: dict[str, Constant], order: tuple[int, ...] | None) -> Tensor:
         shapes = tuple(self._drafts[name].shape for name in layer.inputs)
@@ -202,6 +209,18 @@ class Tracer:
             for name, value in draft.constants.items():
                 parameters[f"{layer.name}.{name}"] = np.array(value.array, order="C")
         return layers, parameters
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """Return names of which none is there twice: a number is added to the later ones."""
+    found: list[str] = []
+    for name in names:
+        other, number = name, 1
+        while other in found or (number > 1 and other in names):
+            number += 1
+            other = f"{name}_{number}"
+        found.append(other)
+    return found
 
 
 def _without_offsets(drafts: list[_Draft], ends: list[str]) -> dict[str, _Draft]:
