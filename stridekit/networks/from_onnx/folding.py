@@ -60,7 +60,9 @@ def _arrays(node: Node) -> list[np.ndarray]:
 def _elementwise(function: Callable[..., Any]) -> Callable[[Node], Constant]:
     def folded(node: Node) -> Constant:
         arrays = _arrays(node)
-        node.tracer.make(np.broadcast_shapes(*(array.shape for array in arrays)), _WIDEST)
+        # Of many inputs one result is made after the other.
+        results = max(1, len(arrays) - 1)
+        node.tracer.make(np.broadcast_shapes(*(array.shape for array in arrays)), _WIDEST * results)
         found = np.asarray(function(*arrays))
         return Constant(found)
 
