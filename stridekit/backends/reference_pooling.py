@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,13 +50,25 @@ def pool(
 
 def taps(problem: PoolProblem) -> Iterator[Tap]:
     """Yield the taps in order, the last axis fastest; those inside the input of no window are left out."""
-    for offsets in itertools.product(*(range(axis.kernel) for axis in problem.geometry.axes)):
+    for offsets in itertools.product(*map(_offsets, problem.geometry.axes)):
         runs = [_run(axis, t) for axis, t in zip(problem.geometry.axes, offsets, strict=True)]
         if all(windows.start < windows.stop for windows, _ in runs):
             pixels = tuple(pixels for _, pixels in runs)
             rows = [np.arange(axis.size)[own] for axis, own in zip(problem.geometry.axes, pixels, strict=True)]
             positions = np.ravel_multi_index(np.ix_(*rows), problem.geometry.input_size).astype(np.int64)
             yield Tap(tuple(windows for windows, _ in runs), pixels, positions)
+
+
+def _offsets(axis: AxisGeometry) -> Sequence[int]:
+    """Return the taps that may lie inside the input; of a kernel longer than that, those that do in some window."""
+    if axis.kernel <= axis.size:
+        return range(axis.kernel)
+    starts = (window * axis.stride - axis.pad_before for window in range(axis.output_size))
+    inside = (
+        range(max(0, -(start // axis.dilation)), min(axis.kernel, (axis.size - 1 - start) // axis.dilation + 1))
+        for start in starts
+    )
+    return sorted(set(itertools.chain(*inside)))
 
 
 def _run(axis: AxisGeometry, tap: int) -> tuple[slice, slice]:
@@ -72,9 +84,10 @@ def divisors(problem: PoolProblem) -> np.ndarray:
     """Return how many pixels each window counts, shape of the output's pixels; 0 where it counts none."""
     counts = []
     for axis, (low, high) in zip(problem.geometry.axes, problem.counted, strict=True):
-        windows, offsets = np.arange(axis.output_size)[:, None], np.arange(axis.kernel)[None]
-        positions = windows * axis.stride - axis.pad_before + offsets * axis.dilation
-        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
+        starts = np.arange(axis.output_size) * axis.stride - axis.pad_before
+        # The first taps from the bounds on; a window's taps lie between them, from 0 to the kernel's last.
+        first, stop = (np.clip(-((starts - bound) // axis.dilation), 0, axis.kernel) for bound in (low, high))
+        counts.append(stop - first)
     return np.asarray(math.prod(np.ix_(*counts)), np.float64)
 
 

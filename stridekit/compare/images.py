@@ -137,6 +137,7 @@ def zone_plate(size: int | Sequence[int] = 512, *, dtype: Any = "float32") -> np
     (1, 1, 64, 64)
     """
     rows, columns = per_axis("size", size, 2)
+    check_memory(f"a zone plate of {rows} x {columns} pixels", 32 * rows * columns)
     y = np.arange(rows) - (rows - 1) / 2
     x = np.arange(columns) - (columns - 1) / 2
     plane = 0.5 + 0.5 * np.cos(np.pi * (y[:, None] ** 2 / rows + x[None, :] ** 2 / columns))

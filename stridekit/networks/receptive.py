@@ -66,7 +66,7 @@ def axis_fields(network: Graph) -> dict[str, Fields | None]:
         fields = found[layer.name] = _of_layer(network, layer, found)
         if any(field.bits > LARGEST_FIELD_BITS for field in fields or ()):
             raise NetworkError(
-                f"layer {layer.name!r}: what its pixels depend on takes numbers of more than {LARGEST_FIELD_BITS} bits: "
+                f"layer {layer.name!r}: what its pixels depend on takes numbers of over {LARGEST_FIELD_BITS} bits: "
                 "the strides before it multiply to more than any image has pixels",
                 layer=layer.name,
             )
