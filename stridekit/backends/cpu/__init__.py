@@ -8,11 +8,11 @@ from functools import cache
 from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile, PairedTile
-from stridekit.backends.cpu.columns import ColumnsGradient
 from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
+from stridekit.backends.cpu.scattering import ColumnsGradient
 from stridekit.backends.cpu.weights import RunTile
 from stridekit.backends.gradients import WeightGradient
 from stridekit.memory import HOST, Memory
