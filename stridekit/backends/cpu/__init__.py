@@ -9,12 +9,12 @@ from functools import cache
 from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile, PairedTile
-from stridekit.backends.cpu.columns import ColumnsGradient
 from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
 from stridekit.backends.cpu.products import PlaneProduct, TurnedProduct, WindowProduct
+from stridekit.backends.cpu.scattering import ColumnsGradient
 from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.weights import RunTile
 from stridekit.backends.gradients import InputGradient, WeightGradient

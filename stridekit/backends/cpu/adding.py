@@ -238,10 +238,15 @@ def _add_columns(tag: Any, acc: Any, job: int, worker: int) -> None:
         high = min(d_low + d.block, d.high), min(h_low + h.block, h.high), min(w_low + w.block, w.high)
         sums = j.sums + n * j.s_n + plane * j.s_p
         columns = j.columns + n * j.k_n + plane * j.k_p
-        count = high[2] - w_low
+        # Rows that lie end to end, in the result too, are one.
+        count, rows, slices = high[2] - w_low, high[1] - h_low, high[0] - d_low
+        if j.s_h == count * j.s_w and (j.out == 0 or j.o_h == count * j.o_w):
+            count, rows = count * rows, 1
+            if j.s_d == count * j.s_w and (j.out == 0 or j.o_d == count * j.o_w):
+                count, slices = count * slices, 1
         if j.begins != 0:
-            for z in range(d_low, high[0]):
-                for y in range(h_low, high[1]):
+            for z in range(d_low, d_low + slices):
+                for y in range(h_low, h_low + rows):
                     row = sums + z * j.s_d + y * j.s_h + w_low * j.s_w
                     _begin(acc, j, row, count, j.bias + plane * j.unit * j.itemsize)
         if j.by_pixels != 0:
@@ -250,8 +255,8 @@ def _add_columns(tag: Any, acc: Any, job: int, worker: int) -> None:
             _add_taps(acc, j, d, h, w, low, high, sums, columns)
         if j.ends != 0 and (j.out != 0 or j.activation != NO_ACTIVATION):
             out = j.out + n * j.o_n + plane * j.o_p
-            for z in range(d_low, high[0]):
-                for y in range(h_low, high[1]):
+            for z in range(d_low, d_low + slices):
+                for y in range(h_low, h_low + rows):
                     row = sums + z * j.s_d + y * j.s_h + w_low * j.s_w
                     _end(tag, acc, j, row, out + z * j.o_d + y * j.o_h + w_low * j.o_w, count, slope)
 
@@ -264,110 +269,3 @@ def add_columns(dtype: str) -> int:
         _add_columns(tag, acc, job, worker)
 
     return entry(run, f"add_columns_{dtype}")
-
-
-class Laying(NamedTuple):
-    """A job of laying weights out for the product: all of it int64, in a row in memory.
-
-    Attributes
-    ----------
-    tasks, counter : rows in all, and the address of the shared task counter
-    packed, weight : address of the first row in tile order, and of the first weight
-    groups, channels, filters : groups, rows of one (the convolution's filters), elements of a row
-    tile, itemsize : elements of a row that lie together, whole vectors; bytes of one
-    flat : whether the weights of a row lie end to end in the order of its elements, in the type of the sums
-    by_taps : whether the elements of a row are ordered by taps, then by the convolution's channels
-    c, t_d, t_h, t_w : the convolution's channels of a group, and the taps
-    w_k, w_c, w_d, w_h, w_w : strides of the weights in bytes
-    """
-
-    tasks: int
-    counter: int
-    packed: int
-    weight: int
-    groups: int
-    channels: int
-    filters: int
-    vector: int
-    tile: int
-    itemsize: int
-    flat: int
-    by_taps: int
-    c: int
-    t_d: int
-    t_h: int
-    t_w: int
-    w_k: int
-    w_c: int
-    w_d: int
-    w_h: int
-    w_w: int
-
-
-_read_laying = read_ints(len(Laying._fields))
-
-
-@helper
-def _row_place(p: Any, group: int, row: int, element: int) -> Any:
-    """Return where an element of a row lies in tile order, and how many of the row follow it there, itself included."""
-    padded = -(-p.filters // p.vector) * p.vector
-    begin = element // p.tile * p.tile
-    length = min(p.tile, padded - begin)
-    at = p.packed + ((group * padded + begin) * p.channels + row * length + element - begin) * p.itemsize
-    return at, begin + length - element
-
-
-@helper
-def _lay_run(tag: Any, acc: Any, p: Any, group: int, row: int, element: int, count: int, source: int, step: int) -> None:
-    """Write `count` neighbouring elements of a row, which come from weights `step` bytes apart."""
-    while count > 0:
-        at, room = _row_place(p, group, row, element)
-        number = min(count, room)
-        if p.flat != 0:
-            copy_bytes(at, source, number * p.itemsize)
-        else:
-            for i in range(number):
-                store(acc, at + i * p.itemsize, load(tag, source + i * step))
-        element, count, source = element + number, count - number, source + number * step
-
-
-@inlined
-def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
-    """Lay rows out until none is left: all weights that one output channel is multiplied by."""
-    p = Laying(*_read_laying(job))
-    taps = p.t_d * p.t_h * p.t_w
-    while True:
-        task = next_task(p.counter)
-        if task >= p.tasks:
-            return
-        group, row = task // p.channels, task % p.channels
-        source = p.weight + task * p.w_k
-        if p.flat != 0:
-            _lay_run(tag, acc, p, group, row, 0, p.filters, source, p.itemsize)
-        else:
-            for c in range(1 if p.by_taps != 0 else p.c):
-                element = c * taps
-                for td in range(p.t_d):
-                    for th in range(p.t_h):
-                        at = source + c * p.w_c + td * p.w_d + th * p.w_h
-                        if p.by_taps == 0:
-                            _lay_run(tag, acc, p, group, row, element, p.t_w, at, p.w_w)
-                            element += p.t_w
-                        else:
-                            for tw in range(p.t_w):
-                                _lay_run(tag, acc, p, group, row, element, p.c, at + tw * p.w_w, p.w_c)
-                                element += p.c
-        if p.filters % p.vector != 0:
-            at, room = _row_place(p, group, row, p.filters - 1)
-            for i in range(1, room):
-                store(acc, at + i * p.itemsize, acc)
-
-
-def lay_weights(dtype: str) -> int:
-    """Return the address of the compiled laying out of weights of `dtype`; a job is a `Laying`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _lay(tag, acc, job, worker)
-
-    return entry(run, f"lay_weights_{dtype}")

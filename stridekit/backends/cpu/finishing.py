@@ -18,6 +18,7 @@ _SQRT_HALF = math.sqrt(0.5)
 
 @helper
 def activate(acc: Any, sums: int, count: int, itemsize: int, activation: int, slope: float) -> None:
+    """Apply the activation to `count` sums that lie end to end."""
     # One loop for each, so that the simple ones become vector code. Comparisons leave NaN as it is.
     if activation == RELU:
         for at in range(sums, sums + count * itemsize, itemsize):

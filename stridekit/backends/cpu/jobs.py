@@ -152,7 +152,7 @@ def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -
     layout, workers = layout_of(cut, tuple(Counter(part.problem for part in parts).items()), device, packed)
     every = [words_of(cut, part.problem, device) for part in parts]
     step = scratch_step([words.blocking for words in every])
-    activation, slope = _activation(parts[0].problem)
+    activation, slope = activation_of(parts[0].problem)
     packing: list[list[Number]] = []
     convolving: list[list[Number]] = []
     places: list[int] = []
@@ -244,7 +244,8 @@ def _in_place(b: Blocking, part: Part) -> bool:
     return b.copies and b.multiplier == 1 and (part.x_strides[1] == b.itemsize or one_channel)
 
 
-def _activation(problem: ConvProblem) -> tuple[int, np.ndarray]:
+def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:
+    """Return an activation's number in `finishing`, and its parameter in the type of the sums."""
     number, slope = -1, 0.0
     if problem.activation is not None:
         number, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope

@@ -21,8 +21,9 @@ from stridekit.backends.cpu.jobs import (
     rows_of,
     strides_of,
 )
+from stridekit.backends.cpu.modelling import phases_seconds
 from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.backends.gradients import InputGradient, Moves, PhasePart, dense_problems, phase_parts
+from stridekit.backends.gradients import InputGradient, Moves, PhasePart, dense_problems, padded_problem, phase_parts
 from stridekit.problem import ConvProblem
 from stridekit.workspace import align
 
@@ -33,6 +34,10 @@ class JointInputGradient(InputGradient):
     def __init__(self, forward: TileAlgorithm, moves: Moves) -> None:
         super().__init__(forward, moves)
         self._tile = forward
+
+    def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
+        """Return the modelled seconds of all phases, and of what each of them takes beside its products."""
+        return phases_seconds(self._tile, padded_problem(problem), device)
 
     def regions(self, dense: ConvProblem, device: Any, packed: bool) -> tuple[tuple[str, int], ...]:
         """Return the name and bytes of what the phases need together."""
