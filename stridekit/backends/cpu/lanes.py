@@ -102,10 +102,6 @@ def _is(builder: _Builder, value: _Value, wanted: int) -> _Value:
     return builder.icmp_signed("==", value, _number(wanted))
 
 
-def _least(builder: _Builder, value: _Value, most: _Value) -> _Value:
-    return builder.select(builder.icmp_signed("<", value, most), value, most)
-
-
 def _range(builder: _Builder, start: _Value, stop: _Value, step: int) -> Any:
     return cgutils.for_range_slice(builder, start, stop, _number(step), intp=_INT64)
 
@@ -152,10 +148,9 @@ def _declared(emit: Callable[..., None], words: int) -> Any:
     # Numba counts the parameters: one declaration for each number of them.
     declarations: dict[int, Any] = {
         3: lambda ctx, tag, a, b, c: typed(ctx, tag, a, b, c),
-        4: lambda ctx, tag, a, b, c, d: typed(ctx, tag, a, b, c, d),
         5: lambda ctx, tag, a, b, c, d, e: typed(ctx, tag, a, b, c, d, e),
         7: lambda ctx, tag, a, b, c, d, e, f, g: typed(ctx, tag, a, b, c, d, e, f, g),
-        8: lambda ctx, tag, a, b, c, d, e, f, g, h: typed(ctx, tag, a, b, c, d, e, f, g, h),
+        11: lambda ctx, tag, a, b, c, d, e, f, g, h, i, j, k: typed(ctx, tag, a, b, c, d, e, f, g, h, i, j, k),
     }
     return intrinsic(declarations[words])
 
@@ -167,47 +162,39 @@ def _emit_take(
     builder: _Builder, tag: Any, target: _Value, pitch: _Value, source: _Value, lane_step: _Value, pixel_step: _Value,
     lanes: _Value, pixels: _Value,
 ) -> None:  # fmt: skip
-    width = _width(accumulator_type(tag))
-    kind = _kind(_stored(tag), width)
+    acc = accumulator_type(tag)
+    width = _width(acc)
+    kind, wide = _kind(_stored(tag), width), _kind(_element(acc), width)
+
+    def read(come: _Value, whole: _Value, mask: _Value) -> _Value:
+        with builder.if_else(whole) as (every, some):
+            with every:
+                all_of_it, here = _read(builder, kind, come), builder.block
+            with some:
+                part, there = _read_some(builder, kind, come, mask), builder.block
+        value = builder.phi(kind)
+        value.add_incoming(all_of_it, here)
+        value.add_incoming(part, there)
+        return _widened(builder, tag, value, width)
 
     def neighbours() -> None:
         mask, whole = _mask(builder, lanes, width), _is(builder, lanes, width)
         with _range(builder, _number(0), pixels, 1) as (pixel, _):
-            come, to = _at(builder, source, pixel_step, pixel), _at(builder, target, pitch, pixel)
-            with builder.if_else(whole) as (every, some):
-                with every:
-                    _write(builder, _widened(builder, tag, _read(builder, kind, come), width), to)
-                with some:
-                    _write(builder, _widened(builder, tag, _read_some(builder, kind, come, mask), width), to)
+            value = read(_at(builder, source, pixel_step, pixel), whole, mask)
+            _write(builder, value, _at(builder, target, pitch, pixel))
 
     def squares() -> None:
-        last = builder.sub(lanes, _number(1))
+        square = cgutils.alloca_once(builder, wide, size=width)
         with _range(builder, _number(0), pixels, width) as (first, _):
             count = builder.sub(pixels, first)
-            mask = _mask(builder, count, width)
-            come = _at(builder, source, pixel_step, first)
-            rows = [_at(builder, come, lane_step, _least(builder, _number(i), last)) for i in range(width)]
-            read: list[list[_Value]] = []
-            blocks = []
-            with builder.if_else(builder.icmp_signed(">=", count, _number(width))) as branches:
-                for branch, whole in zip(branches, (True, False), strict=True):
-                    with branch:
-                        read.append(
-                            [
-                                _read(builder, kind, row) if whole else _read_some(builder, kind, row, mask)
-                                for row in rows
-                            ]
-                        )
-                        blocks.append(builder.block)
-            square = []
-            for pair in zip(*read, strict=True):
-                value = builder.phi(kind)
-                for one, block in zip(pair, blocks, strict=True):
-                    value.add_incoming(one, block)
-                square.append(value)
-            to = _at(builder, target, pitch, first)
+            mask, whole = _mask(builder, count, width), builder.icmp_signed(">=", count, _number(width))
+            come, to = _at(builder, source, pixel_step, first), _at(builder, target, pitch, first)
+            with _range(builder, _number(0), lanes, 1) as (lane, _):
+                value = read(_at(builder, come, lane_step, lane), whole, mask)
+                builder.store(value, builder.gep(square, [lane]), align=VECTOR_BYTES)
+            rows = [builder.load(builder.gep(square, [_number(i)]), align=VECTOR_BYTES) for i in range(width)]
             # All of the square is written: rows have room for it.
-            for j, column in enumerate(transposed(builder, [_widened(builder, tag, row, width) for row in square])):
+            for j, column in enumerate(transposed(builder, rows)):
                 _write(builder, column, _at(builder, to, pitch, _number(j)))
 
     def one_by_one() -> None:
@@ -218,7 +205,7 @@ def _emit_take(
             come = _at(builder, _at(builder, source, pixel_step, pixel), lane_step, lane)
             value = _widened(builder, tag, _read(builder, _stored(tag), come), 1)
             to = _at(builder, target, pitch, pixel)
-            _write(builder, value, _at(builder, to, _number(_itemsize(accumulator_type(tag))), lane))
+            _write(builder, value, _at(builder, to, _number(_itemsize(acc)), lane))
 
     _as_it_lies(builder, tag, lane_step, pixel_step, pixels, neighbours, squares, one_by_one)
 
@@ -246,14 +233,17 @@ def _emit_put(
             put(value, _at(builder, target, pixel_step, pixel), whole, mask)
 
     def squares() -> None:
+        square = cgutils.alloca_once(builder, wide, size=width)
         with _range(builder, _number(0), pixels, width) as (first, _):
             count = builder.sub(pixels, first)
             mask, whole = _mask(builder, count, width), builder.icmp_signed(">=", count, _number(width))
             come, to = _at(builder, source, pitch, first), _at(builder, target, pixel_step, first)
-            square = [_read(builder, wide, _at(builder, come, pitch, _number(j))) for j in range(width)]
-            for i, row in enumerate(transposed(builder, square)):
-                with builder.if_then(builder.icmp_signed("<", _number(i), lanes)):
-                    put(row, _at(builder, to, lane_step, _number(i)), whole, mask)
+            rows = [_read(builder, wide, _at(builder, come, pitch, _number(j))) for j in range(width)]
+            for i, row in enumerate(transposed(builder, rows)):
+                builder.store(row, builder.gep(square, [_number(i)]), align=VECTOR_BYTES)
+            with _range(builder, _number(0), lanes, 1) as (lane, _):
+                value = builder.load(builder.gep(square, [lane]), align=VECTOR_BYTES)
+                put(value, _at(builder, to, lane_step, lane), whole, mask)
 
     def one_by_one() -> None:
         with (
@@ -298,29 +288,39 @@ def _emit_fill(builder: _Builder, tag: Any, row: _Value, vectors: _Value, word: 
         _write(builder, value, here)
 
 
-def _emit_add(
-    builder: _Builder, acc: Any, row: _Value, vectors: _Value, source: _Value, step: _Value, taps: _Value
-) -> None:
-    _reduce(builder, acc, row, vectors, source, step, taps, builder.fadd)
+@contextmanager
+def _each_window(
+    builder: _Builder, windows: _Value, vectors: _Value, source: _Value, window_step: _Value
+) -> Iterator[tuple[_Value, _Value, _Value]]:
+    """Emit a loop over windows and their vectors; yield the number of the row's vector, the window's, the source."""
+    with (
+        _range(builder, _number(0), windows, 1) as (window, _),
+        _range(builder, _number(0), vectors, 1) as (vector, _),
+    ):
+        come = _at(builder, _at(builder, source, window_step, window), _number(VECTOR_BYTES), vector)
+        yield _at(builder, vector, vectors, window), window, come
 
 
-def _emit_max(
-    builder: _Builder, acc: Any, row: _Value, vectors: _Value, source: _Value, step: _Value, taps: _Value
-) -> None:
+def _emit_add(builder: _Builder, acc: Any, *words: _Value) -> None:
+    _reduce(builder, acc, builder.fadd, *words)
+
+
+def _emit_max(builder: _Builder, acc: Any, *words: _Value) -> None:
     def larger(best: _Value, value: _Value) -> _Value:
         nan = builder.fcmp_unordered("uno", value, value)
         return builder.select(builder.or_(builder.fcmp_ordered(">", value, best), nan), value, best)
 
-    _reduce(builder, acc, row, vectors, source, step, taps, larger)
+    _reduce(builder, acc, larger, *words)
 
 
 def _reduce(
-    builder: _Builder, acc: Any, row: _Value, vectors: _Value, source: _Value, step: _Value, taps: _Value,
-    combine: Callable[[_Value, _Value], _Value],
+    builder: _Builder, acc: Any, combine: Callable[[_Value, _Value], _Value], row: _Value, source: _Value,
+    windows: _Value, vectors: _Value, window_step: _Value, step: _Value, taps: _Value,
 ) -> None:  # fmt: skip
     kind = _kind(_element(acc), _width(acc))
     total = cgutils.alloca_once(builder, kind)
-    with _each_vector(builder, vectors, row, source) as (here, come):
+    with _each_window(builder, windows, vectors, source, window_step) as (number, _, come):
+        here = _at(builder, row, _number(VECTOR_BYTES), number)
         builder.store(_read(builder, kind, here), total)
         with _range(builder, _number(0), taps, 1) as (tap, _):
             value = _read(builder, kind, _at(builder, come, step, tap))
@@ -329,21 +329,20 @@ def _reduce(
 
 
 def _emit_max_indexed(
-    builder: _Builder, acc: Any, row: _Value, found: _Value, vectors: _Value, source: _Value, step: _Value,
-    taps: _Value, index: _Value, index_step: _Value,
+    builder: _Builder, acc: Any, row: _Value, found: _Value, source: _Value, windows: _Value, vectors: _Value,
+    window_step: _Value, step: _Value, taps: _Value, index: _Value, index_window_step: _Value, index_step: _Value,
 ) -> None:  # fmt: skip
     width = _width(acc)
     kind, numbers = _kind(_element(acc), width), _kind(_INT64, width)
     best, known = cgutils.alloca_once(builder, kind), cgutils.alloca_once(builder, numbers)
-    with _range(builder, _number(0), vectors, 1) as (vector, _):
-        here, come = (_at(builder, address, _number(VECTOR_BYTES), vector) for address in (row, source))
-        there = _at(builder, found, _number(8 * width), vector)
+    with _each_window(builder, windows, vectors, source, window_step) as (vector, window, come):
+        here, there = _at(builder, row, _number(VECTOR_BYTES), vector), _at(builder, found, _number(8 * width), vector)
         builder.store(_read(builder, kind, here), best)
         builder.store(_read(builder, numbers, there), known)
+        first = _at(builder, index, index_window_step, window)
         with _range(builder, _number(0), taps, 1) as (tap, _):
             value = _read(builder, kind, _at(builder, come, step, tap))
-            number = _splat(builder, _at(builder, index, index_step, tap), width)
-            _keep_larger(builder, best, known, value, number)
+            _keep_larger(builder, best, known, value, _splat(builder, _at(builder, first, index_step, tap), width))
         _write(builder, builder.load(best), here)
         _write(builder, builder.load(known), there)
 
@@ -376,13 +375,14 @@ def _keep_larger(builder: _Builder, best: _Value, known: _Value, value: _Value, 
 
 
 def _emit_spread(
-    builder: _Builder, acc: Any, row: _Value, step: _Value, vectors: _Value, source: _Value, taps: _Value
-) -> None:
+    builder: _Builder, acc: Any, row: _Value, source: _Value, windows: _Value, vectors: _Value, window_step: _Value,
+    step: _Value, taps: _Value,
+) -> None:  # fmt: skip
     kind = _kind(_element(acc), _width(acc))
-    with _each_vector(builder, vectors, row, source) as (here, come):
-        value = _read(builder, kind, come)
+    with _each_window(builder, windows, vectors, row, window_step) as (number, _, to):
+        value = _read(builder, kind, _at(builder, source, _number(VECTOR_BYTES), number))
         with _range(builder, _number(0), taps, 1) as (tap, _):
-            there = _at(builder, here, step, tap)
+            there = _at(builder, to, step, tap)
             _write(builder, builder.fadd(_read(builder, kind, there), value), there)
 
 
@@ -404,16 +404,19 @@ Up to a vector's length of pixels more are read.
 """
 lanes_fill = _declared(_emit_fill, 3)
 """``(tag, row, vectors, word)``: fill a row with eight bytes, again and again."""
-lanes_add = _declared(_emit_add, 5)
-"""``(acc, row, vectors, source, step, taps)``: add `taps` rows that lie `step` bytes apart, one after the other."""
-lanes_max = _declared(_emit_max, 5)
-"""``(acc, row, vectors, source, step, taps)``: take the larger of all; a NaN stays."""
-lanes_max_indexed = _declared(_emit_max_indexed, 8)
-"""``(acc, row, found, vectors, source, step, taps, index, index_step)``: the same, and where it was; the first stays."""
+lanes_add = _declared(_emit_add, 7)
+"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add to each of a row's windows its `taps`.
+
+A window's lie `step` bytes apart in the source and are added one after the other; windows begin `window_step` apart.
+"""
+lanes_max = _declared(_emit_max, 7)
+"""The same: take the larger of all; a NaN stays."""
+lanes_max_indexed = _declared(_emit_max_indexed, 11)
+"""``(acc, row, found, source, ..., index, index_window_step, index_step)``: and write where it was; the first stays."""
 lanes_merge_indexed = _declared(_emit_merge_indexed, 5)
 """``(acc, row, found, vectors, source, source_found)``: the same, of one row with its own indices, -1 for none."""
-lanes_spread = _declared(_emit_spread, 5)
-"""``(acc, row, step, vectors, source, taps)``: add one row to each of `taps` that lie `step` bytes apart."""
+lanes_spread = _declared(_emit_spread, 7)
+"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add each window of the source to `taps` of a row."""
 lanes_divide = _declared(_emit_divide, 3)
 """``(acc, row, vectors, divisor)``: divide a row."""
 

@@ -165,6 +165,13 @@ def _spanning(axis: Any, low: int, high: int, start: int, stop: int) -> Any:
 
 
 @helper
+def _inner(axis: Any, low: int, high: int, start: int, stop: int) -> Any:
+    """Return from and to which of the windows start to stop - 1 all taps are among the coordinates low to high - 1."""
+    end = high - 1 + axis.pad - (axis.kernel - 1) * axis.dilation
+    return max(start, -(-(low + axis.pad) // axis.stride)), min(stop, end // axis.stride + 1)
+
+
+@helper
 def _holding(axis: Any, position: int, start: int, stop: int) -> Any:
     """Return the first of the windows start to stop - 1 with a tap at a coordinate, and an end of the others.
 
@@ -199,9 +206,9 @@ def _next_window(axis: Any, part: Any, output: int) -> Any:
 
 
 @helper
-def _part(axis: Any, number: int, forward: bool) -> Any:
+def _part(axis: Any, number: int, forward: int) -> Any:
     start = number * axis.block
-    if forward:
+    if forward != 0:
         stop = min(start + axis.block, axis.out)
         first = start * axis.stride - axis.pad
         last = (stop - 1) * axis.stride - axis.pad + (axis.kernel - 1) * axis.dilation + 1
@@ -245,39 +252,91 @@ def _put(
 
 
 @helper
-def _forward(
-    tag: Any, acc: Any, itemsize: int, in_place: bool, p: Any, d: Any, h: Any, w: Any, dp: Any, hp: Any, wp: Any,
-    r: Any, x: int,
-) -> None:  # fmt: skip
-    columns, height = wp.stop - wp.start, hp.stop - hp.start
-    most, width = SOURCE_VECTORS // r.vectors, wp.last - wp.first
+def _divide(acc: Any, axis: Any, lines: int, row: int, r: Any, start: int, stop: int) -> None:
+    """Divide the row of windows start to stop - 1 by what each counts, of so many lines."""
+    first, last = _inner(axis, axis.low, axis.high, start, stop)
+    output = start
+    while output < stop:
+        count = last - output if first <= output < last else 1
+        divisor = max(1, lines * _counted(axis, output))
+        lanes_divide(acc, row + (output - start) * r.pitch, r.vectors * count, divisor)
+        output += count
+
+
+@helper
+def _clear(itemsize: int, row: int, found: int, vectors: int, largest: int) -> None:
+    """Fill rows with what the first of a window replaces; `found` may be 0."""
+    lanes_fill(_INDEX, row, vectors, (_LOWEST_DOUBLE if itemsize == 8 else _LOWEST_FLOAT) if largest != 0 else 0)
+    if found != 0:
+        lanes_fill(_INDEX, found, vectors * (8 // itemsize), -1)
+
+
+@helper
+def _along(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, wp: Any, r: Any, line: int, step: int,
+           number: int) -> None:  # fmt: skip
+    """Take all windows of a block along one line of the input, which begins at `line`."""
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    _clear(itemsize, r.row, r.row_found, (wp.stop - wp.start) * r.vectors, p.largest)
+    begin = _next_read(w, wp, wp.first)
+    while begin < wp.last:
+        end, source, pitch = wp.last, line, step
+        if not in_place:
+            end = min(begin + SOURCE_VECTORS // r.vectors, wp.last)
+            _take(tag, itemsize, r, line + begin * step, p.xc, step, end - begin)
+            source, pitch = r.source - begin * r.pitch, r.pitch
+        output, stop = _spanning(w, begin, end, wp.start, wp.stop)
+        first, last = _inner(w, begin, end, output, stop)
+        while output < stop:
+            count = last - output if first <= output < last else 1
+            tap, tap_stop = _taps(w, output, begin, end)
+            if tap < tap_stop:
+                at, wi = output - wp.start, output * w.stride - w.pad + tap * w.dilation
+                row, come = r.row + at * r.pitch, source + wi * pitch
+                if p.largest == 0:
+                    lanes_add(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                elif r.row_found == 0:
+                    lanes_max(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                else:
+                    found = r.row_found + at * r.found_pitch
+                    lanes_max_indexed(acc, row, found, come, count, r.vectors, w.stride * pitch, w.dilation * pitch,
+                                      tap_stop - tap, number + wi, w.stride, w.dilation)  # fmt: skip
+            output += count
+        begin = _next_read(w, wp, end)
+
+
+@helper
+def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: Any, hp: Any, wp: Any, r: Any,
+             x: int) -> None:  # fmt: skip
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    columns, height, width = wp.stop - wp.start, hp.stop - hp.start, wp.last - wp.first
     # Short lines that are neighbours in memory are taken together.
-    together = max(1, most // max(1, width)) if p.xh == width * p.xw and h.stride <= h.kernel else 1
+    most = SOURCE_VECTORS // (r.vectors * max(1, width))
+    together = most if not in_place and p.xh == width * p.xw and h.stride <= h.kernel else 0
     di = _next_read(d, dp, dp.first)
     while di < dp.last:
         d_first, d_stop = _holding(d, di, dp.start, dp.stop)
-        taken, begun = hp.first, hp.first
+        begun, taken = hp.first, hp.first
         hi = _next_read(h, hp, hp.first) if d_first < d_stop else hp.last
         while hi < hp.last:
             h_first, h_stop = _holding(h, hi, hp.start, hp.stop)
             if h_first < h_stop:
-                line = x + di * p.xd + hi * p.xh
-                if together > 1 and not in_place:
+                line, step = x + di * p.xd + hi * p.xh, p.xw
+                if together > 1:
                     if hi >= taken:
                         begun, taken = hi, min(hi + together, hp.last)
-                        _take(tag, itemsize, r, line + wp.first * p.xw, p.xc, p.xw, (taken - begun) * width)
+                        _take(tag, itemsize, r, line + wp.first * step, p.xc, step, (taken - begun) * width)
                     line, step = r.source + ((hi - begun) * width - wp.first) * r.pitch, r.pitch
-                    _along(tag, acc, itemsize, True, p, w, wp, r, line, step, (di * h.size + hi) * w.size)
-                else:
-                    _along(tag, acc, itemsize, in_place, p, w, wp, r, line, p.xw, (di * h.size + hi) * w.size)
+                number = (di * h.size + hi) * w.size
+                _along(tag, acc, itemsize, in_place or together > 1, job, wp, r, line, step, number)
                 for od in range(d_first, d_stop, d.period):
                     for oh in range(h_first, h_stop, h.period):
                         at = ((od - dp.start) * height + oh - hp.start) * columns
                         sums, count = r.sums + at * r.pitch, columns * r.vectors
                         if p.largest == 0:
-                            lanes_add(acc, sums, count, r.row, 0, 1)
-                        elif p.i == 0:
-                            lanes_max(acc, sums, count, r.row, 0, 1)
+                            lanes_add(acc, sums, r.row, 1, count, 0, 0, 1)
+                        elif r.found == 0:
+                            lanes_max(acc, sums, r.row, 1, count, 0, 0, 1)
                         else:
                             lanes_merge_indexed(acc, sums, r.found + at * r.found_pitch, count, r.row, r.row_found)
             hi = _next_read(h, hp, hi + 1)
@@ -285,63 +344,16 @@ def _forward(
     if p.largest == 0:
         for od in range(dp.start, dp.stop):
             for oh in range(hp.start, hp.stop):
-                lines = _counted(d, od) * _counted(h, oh)
-                at = ((od - dp.start) * height + oh - hp.start) * columns - wp.start
-                for ow in range(wp.start, wp.stop):
-                    divisor = max(1, lines * _counted(w, ow))
-                    lanes_divide(acc, r.sums + (at + ow) * r.pitch, r.vectors, divisor)
+                at = ((od - dp.start) * height + oh - hp.start) * columns
+                _divide(acc, w, _counted(d, od) * _counted(h, oh), r.sums + at * r.pitch, r, wp.start, wp.stop)
 
 
 @helper
-def _along(
-    tag: Any, acc: Any, itemsize: int, in_place: bool, p: Any, w: Any, wp: Any, r: Any, line: int, step: int,
-    number: int,
-) -> None:  # fmt: skip
-    """Take all windows of a block along one line of the input, which begins at `line`."""
-    _clear(itemsize, p, r.row, r.row_found, (wp.stop - wp.start) * r.pitch, r)
-    most = SOURCE_VECTORS // r.vectors
-    begin = _next_read(w, wp, wp.first)
-    while begin < wp.last:
-        end = wp.last if in_place else min(begin + most, wp.last)
-        source = line
-        if not in_place:
-            _take(tag, itemsize, r, line + begin * step, p.xc, step, end - begin)
-            source = r.source - begin * r.pitch
-        pitch = step if in_place else r.pitch
-        first, last = _spanning(w, begin, end, wp.start, wp.stop)
-        for ow in range(first, last):
-            tap, stop = _taps(w, ow, begin, end)
-            if tap < stop:
-                at, wi = ow - wp.start, ow * w.stride - w.pad + tap * w.dilation
-                row, come = r.row + at * r.pitch, source + wi * pitch
-                if p.largest == 0:
-                    lanes_add(acc, row, r.vectors, come, w.dilation * pitch, stop - tap)
-                elif p.i == 0:
-                    lanes_max(acc, row, r.vectors, come, w.dilation * pitch, stop - tap)
-                else:
-                    found = r.row_found + at * r.found_pitch
-                    lanes_max_indexed(acc, row, found, r.vectors, come, w.dilation * pitch, stop - tap, number + wi,
-                                      w.dilation)  # fmt: skip
-        begin = _next_read(w, wp, end)
-
-
-@helper
-def _clear(itemsize: int, p: Any, row: int, found: int, nbytes: int, r: Any) -> None:
-    """Fill rows with what the first of a window replaces."""
-    forward_max = p.largest != 0 and p.forward != 0
-    lowest = _LOWEST_DOUBLE if itemsize == 8 else _LOWEST_FLOAT
-    lanes_fill(_INDEX, row, nbytes // VECTOR_BYTES, lowest if forward_max else 0)
-    if forward_max and p.i != 0:
-        lanes_fill(_INDEX, found, nbytes // r.pitch * (r.found_pitch // VECTOR_BYTES), -1)
-
-
-@helper
-def _spread(
-    tag: Any, acc: Any, itemsize: int, p: Any, d: Any, h: Any, w: Any, dp: Any, hp: Any, wp: Any, r: Any, y: int
-) -> None:
+def _spread(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: Any, r: Any, y: int) -> None:
     """Give each window's gradient to its pixels, in equal parts: along a line first, then to all of its lines."""
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
     columns, height = wp.stop - wp.start, hp.stop - hp.start
-    most = SOURCE_VECTORS // r.vectors
     od = _next_window(d, dp, dp.first)
     while od < dp.last:
         d_tap, d_stop = _taps(d, od, dp.start, dp.stop)
@@ -349,35 +361,39 @@ def _spread(
         while oh < hp.last:
             h_tap, h_stop = _taps(h, oh, hp.start, hp.stop)
             if h_tap < h_stop:
-                lines = _counted(d, od) * _counted(h, oh)
-                _clear(itemsize, p, r.row, 0, columns * r.pitch, r)
+                lanes_fill(_INDEX, r.row, columns * r.vectors, 0)
                 begin = _next_window(w, wp, wp.first)
                 while begin < wp.last:
-                    end = min(begin + most, wp.last)
+                    end = min(begin + SOURCE_VECTORS // r.vectors, wp.last)
                     _take(tag, itemsize, r, y + od * p.yd + oh * p.yh + begin * p.yw, p.yc, p.yw, end - begin)
-                    for ow in range(begin, end):
-                        tap, stop = _taps(w, ow, wp.start, wp.stop)
+                    _divide(acc, w, _counted(d, od) * _counted(h, oh), r.source, r, begin, end)
+                    first, last = _inner(w, wp.start, wp.stop, begin, end)
+                    output = begin
+                    while output < end:
+                        count = last - output if first <= output < last else 1
+                        tap, stop = _taps(w, output, wp.start, wp.stop)
                         if tap < stop:
-                            share = r.source + (ow - begin) * r.pitch
-                            lanes_divide(acc, share, r.vectors, lines * _counted(w, ow))
-                            at = ow * w.stride - w.pad + tap * w.dilation - wp.start
-                            lanes_spread(acc, r.row + at * r.pitch, w.dilation * r.pitch, r.vectors, share, stop - tap)
+                            at = output * w.stride - w.pad + tap * w.dilation - wp.start
+                            lanes_spread(acc, r.row + at * r.pitch, r.source + (output - begin) * r.pitch, count,
+                                         r.vectors, w.stride * r.pitch, w.dilation * r.pitch, stop - tap)  # fmt: skip
+                        output += count
                     begin = _next_window(w, wp, end)
                 for t in range(d_tap, d_stop):
                     di = od * d.stride - d.pad + t * d.dilation - dp.start
                     hi = oh * h.stride - h.pad + h_tap * h.dilation - hp.start
-                    lanes_spread(acc, r.sums + (di * height + hi) * columns * r.pitch,
-                                 h.dilation * columns * r.pitch, columns * r.vectors, r.row, h_stop - h_tap)  # fmt: skip
+                    line = columns * r.pitch
+                    lanes_spread(acc, r.sums + (di * height + hi) * line, r.row, 1, columns * r.vectors, 0,
+                                 h.dilation * line, h_stop - h_tap)  # fmt: skip
             oh = _next_window(h, hp, oh + 1)
         od = _next_window(d, dp, od + 1)
 
 
 @helper
-def _scatter(
-    tag: Any, acc: Any, itemsize: int, p: Any, d: Any, h: Any, w: Any, dp: Any, hp: Any, wp: Any, r: Any, y: int,
-    i: int,
-) -> None:  # fmt: skip
+def _scatter(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: Any, r: Any, y: int,
+             i: int) -> None:  # fmt: skip
     """Give each window's gradient to the pixel of its index; the block's are numbered without a gap."""
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
     start = (dp.start * h.size + hp.start) * w.size + wp.start
     pixels = (dp.stop - dp.start) * (hp.stop - hp.start) * (wp.stop - wp.start)
     od = _next_window(d, dp, dp.first)
@@ -390,69 +406,13 @@ def _scatter(
                 found = i + od * p.i_d + oh * p.i_h + ow * p.i_w
                 for lane in range(r.lanes):
                     at = get_int(found + lane * p.i_c, 0) - start
-                    if at >= 0 and at < pixels:
-                        to = r.sums + at * r.pitch + lane * itemsize
-                        store(acc, to, load(acc, to) + load(tag, come + lane * p.yc))
+                    # Those of other blocks go to a pixel that is left behind: a branch would be guessed wrong.
+                    at = at if 0 <= at < pixels else pixels
+                    to = r.sums + at * r.pitch + lane * itemsize
+                    store(acc, to, load(acc, to) + load(tag, come + lane * p.yc))
                 ow = _next_window(w, wp, ow + 1)
             oh = _next_window(h, hp, oh + 1)
         od = _next_window(d, dp, od + 1)
-
-
-@helper
-def _block(
-    tag: Any, acc: Any, itemsize: int, wide: bool, p: Any, d: Any, h: Any, w: Any, n: int, lane: int, dp: Any, hp: Any,
-    wp: Any, source: int, row: int, sums: int,
-) -> None:  # fmt: skip
-    width = VECTOR_BYTES // itemsize
-    lanes = min(p.most_lanes, p.lanes - lane)
-    vectors = -(-lanes // width)
-    r = Rows(source, row, row + ROW_VECTORS * VECTOR_BYTES, sums, sums + (SUM_VECTORS + SPARE) * VECTOR_BYTES, lanes,
-             vectors, vectors * VECTOR_BYTES, vectors * width * 8)  # fmt: skip
-    depth, height, columns = dp.stop - dp.start, hp.stop - hp.start, wp.stop - wp.start
-    x, y, i = p.x + n * p.xn + lane * p.xc, p.y + n * p.yn + lane * p.yc, p.i + n * p.i_n + lane * p.i_c
-    _clear(itemsize, p, sums, r.found, depth * height * columns * r.pitch, r)
-    if p.forward != 0:
-        in_place = wide and p.xc == itemsize and lanes == vectors * width
-        _forward(tag, acc, itemsize, in_place, p, d, h, w, dp, hp, wp, r, x)
-        if p.y != 0:
-            at = y + dp.start * p.yd + hp.start * p.yh + wp.start * p.yw
-            _put(tag, itemsize, lanes, sums, r.pitch, at, p.yc, p.yd, p.yh, p.yw, depth, height, columns)
-        if p.i != 0:
-            at = i + dp.start * p.i_d + hp.start * p.i_h + wp.start * p.i_w
-            _put(_INDEX, 8, lanes, r.found, r.found_pitch, at, p.i_c, p.i_d, p.i_h, p.i_w, depth, height, columns)
-    else:
-        if p.largest != 0:
-            _scatter(tag, acc, itemsize, p, d, h, w, dp, hp, wp, r, y, i)
-        else:
-            _spread(tag, acc, itemsize, p, d, h, w, dp, hp, wp, r, y)
-        at = x + dp.start * p.xd + hp.start * p.xh + wp.start * p.xw
-        _put(tag, itemsize, lanes, sums, r.pitch, at, p.xc, p.xd, p.xh, p.xw, depth, height, columns)
-
-
-@helper
-def _pool(tag: Any, acc: Any, itemsize: int, wide: bool, job: int) -> None:
-    d, h, w = (
-        Window(*_read_axis(job)),
-        Window(*_read_axis(job + 8 * _AXIS_WORDS)),
-        Window(*_read_axis(job + 16 * _AXIS_WORDS)),
-    )
-    p = Pooled(*_read_job(job + 24 * _AXIS_WORDS))
-    source, row, sums = _source_room(), _row_room(), _sum_room()
-    while True:
-        begin = next_task(p.counter) * p.blocks_per_task
-        if begin >= p.blocks:
-            return
-        for block in range(begin, min(begin + p.blocks_per_task, p.blocks)):
-            # Blocks of the same pixels come one after the other if their lanes are neighbours in memory.
-            part, rest = (block % p.lane_blocks, block // p.lane_blocks) if p.inside != 0 else (0, block)
-            at_w, rest = rest % w.blocks, rest // w.blocks
-            at_h, rest = rest % h.blocks, rest // h.blocks
-            at_d, n = rest % d.blocks, rest // d.blocks
-            if p.inside == 0:
-                part, n = n % p.lane_blocks, n // p.lane_blocks
-            forward = p.forward != 0
-            _block(tag, acc, itemsize, wide, p, d, h, w, n, part * p.most_lanes, _part(d, at_d, forward),
-                   _part(h, at_h, forward), _part(w, at_w, forward), source, row, sums)  # fmt: skip
 
 
 @cache
@@ -460,8 +420,48 @@ def pooling(dtype: str) -> int:
     """Return the address of the compiled poolings of `dtype`; a job is the three `Window`, then a `Pooled`."""
     tag, acc = tags(dtype)
     itemsize, wide = acc.itemsize, dtype in ("float32", "float64")
+    width = VECTOR_BYTES // itemsize
 
     def run(job: int, worker: int) -> None:
-        _pool(tag, acc, itemsize, wide, job)
+        d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+        w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+        source, row, sums = _source_room(), _row_room(), _sum_room()
+        forward, indexed = p.forward != 0, p.forward != 0 and p.i != 0
+        row_found = row + ROW_VECTORS * VECTOR_BYTES if indexed else 0
+        found = sums + (SUM_VECTORS + SPARE) * VECTOR_BYTES if indexed else 0
+        block = next_task(p.counter) * p.blocks_per_task
+        while block < p.blocks:
+            for number in range(block, min(block + p.blocks_per_task, p.blocks)):
+                # Blocks of the same pixels come one after the other if their lanes are neighbours in memory.
+                part, rest = (number % p.lane_blocks, number // p.lane_blocks) if p.inside != 0 else (0, number)
+                wp, rest = _part(w, rest % w.blocks, p.forward), rest // w.blocks
+                hp, rest = _part(h, rest % h.blocks, p.forward), rest // h.blocks
+                dp, n = _part(d, rest % d.blocks, p.forward), rest // d.blocks
+                if p.inside == 0:
+                    part, n = n % p.lane_blocks, n // p.lane_blocks
+                lane = part * p.most_lanes
+                lanes = min(p.most_lanes, p.lanes - lane)
+                vectors = -(-lanes // width)
+                r = Rows(source, row, row_found, sums, found, lanes, vectors, vectors * VECTOR_BYTES,
+                         vectors * width * 8)  # fmt: skip
+                depth, height, columns = dp.stop - dp.start, hp.stop - hp.start, wp.stop - wp.start
+                x, y, i = p.x + n * p.xn + lane * p.xc, p.y + n * p.yn + lane * p.yc, p.i + n * p.i_n + lane * p.i_c
+                _clear(itemsize, sums, found, depth * height * columns * vectors, p.largest if forward else 0)
+                target, step = x + dp.start * p.xd + hp.start * p.xh + wp.start * p.xw, (p.xc, p.xd, p.xh, p.xw)
+                if forward:
+                    in_place = wide and p.xc == itemsize and lanes == vectors * width
+                    _forward(tag, acc, itemsize, in_place, job, dp, hp, wp, r, x)
+                    target, step = y + dp.start * p.yd + hp.start * p.yh + wp.start * p.yw, (p.yc, p.yd, p.yh, p.yw)
+                elif p.largest != 0:
+                    _scatter(tag, acc, itemsize, job, dp, hp, wp, r, y, i)
+                else:
+                    _spread(tag, acc, itemsize, job, dp, hp, wp, r, y)
+                if not forward or p.y != 0:
+                    _put(tag, itemsize, r.lanes, sums, r.pitch, target, *step, depth, height, columns)
+                if indexed:
+                    target = i + dp.start * p.i_d + hp.start * p.i_h + wp.start * p.i_w
+                    _put(_INDEX, 8, r.lanes, found, r.found_pitch, target, p.i_c, p.i_d, p.i_h, p.i_w, depth, height,
+                         columns)  # fmt: skip
+            block = next_task(p.counter) * p.blocks_per_task
 
     return entry(run, f"pooling_{dtype}")
