@@ -101,6 +101,7 @@ def test_long_sums_are_shared_out() -> None:
 @pytest.mark.parametrize("channels_last", [False, True])
 @pytest.mark.parametrize("direction", ["forward", *DIRECTIONS])
 @pytest.mark.usefixtures("threads")
+@pytest.mark.rotated("channels_last", "dtype")
 def test_paired_groups_have_the_bits_of_any_others(direction: str, channels_last: bool, dtype: str) -> None:
     half = PAIRED[dtype]
     of = case(

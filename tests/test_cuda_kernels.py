@@ -69,6 +69,7 @@ def tailed(loader: str, dtype: str, tile: Tile) -> Case:
 @pytest.mark.parametrize("schedule", SCHEDULES[1::2], ids=lambda s: f"{s.order}-{s.copies}")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(("dtype", "product", "tile"), KINDS, ids=lambda v: getattr(v, "name", v) or "fma")
+@pytest.mark.rotated("loader", "schedule")
 def test_every_tile_and_way_to_read_is_right_on_tails(
     dtype: str, product: str, tile: Tile, loader: str, schedule: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,6 +135,7 @@ labels = [f"{number}-{label(value)}" for number, value in enumerate(BAD)]
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", KEYWORDS)
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_untouched(
     backend: str, keyword: str, value: Any
 ) -> None:
@@ -160,6 +161,7 @@ def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_unt
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", [word for word in KEYWORDS if word not in ("x", "weight", "bias", "out")])
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_without_out_ends_in_a_result_or_an_honest_error(
     backend: str, keyword: str, value: Any
 ) -> None:

@@ -30,6 +30,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_a_plan_is_a_pure_function_of_problem_and_device(backend: str, of: Case) -> None:
     plan = of.plan(backend)
     choose_plan.cache_clear()
@@ -47,6 +48,7 @@ def test_a_plan_cannot_be_changed() -> None:
 
 @every_case
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.rotated("backend", "dtype")
 def test_flops_and_bytes_are_those_of_the_formula(backend: str, of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     plan = of.plan(backend)
@@ -58,6 +60,7 @@ def test_flops_and_bytes_are_those_of_the_formula(backend: str, of: Case, dtype:
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_why_names_the_backend_its_reason_and_every_algorithm(backend: str, of: Case) -> None:
     plan = of.plan(backend)
     assert f"{backend}: asked for by argument" in plan.why
@@ -244,6 +247,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
+@pytest.mark.rotated("backend")
 def test_execute_refuses_operands_it_was_not_planned_for(backend: str, what: str) -> None:
     change, error, message = WRONG[what]
     out = np.full(PLAIN.output_shape, 7, np.float32)

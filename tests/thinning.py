@@ -1,0 +1,111 @@
+"""Products of parameters, thinned: what the short run asks of a test, and what it leaves to ``-m thorough``.
+
+A test says which of its parameters are not its subject::
+
+    @pytest.mark.rotated("backend", "dtype")
+
+The short run then takes each combination of the others once. The named parameters take turns: every value comes up, and
+every two values of two of them meet. With all parameters named, what is left of the product is all pairs.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+import pytest
+
+Row = tuple[int, ...]
+Pair = tuple[tuple[int, int], ...]
+
+
+def thinned(rows: Sequence[Row], turning: Sequence[int]) -> set[int]:
+    """Choose from a product of parameters.
+
+    Parameters
+    ----------
+    rows
+        For each item a number for each of its parameters' values.
+    turning
+        Which places of a row take turns.
+
+    Returns
+    -------
+    set of int
+        Places in `rows`: one of each combination of the other values, and as many more as it takes until each two
+        values of `turning` that stand in one row stand in one that is chosen. The same rows give the same choice.
+    """
+    combinations: dict[Row, list[int]] = {}
+    for number, row in enumerate(rows):
+        combinations.setdefault(tuple(v for at, v in enumerate(row) if at not in turning), []).append(number)
+    met: Counter[Pair] = Counter()
+    chosen: set[int] = set()
+
+    def choose(among: Iterable[int]) -> None:
+        def worth(number: int) -> tuple[int, int, int, int]:
+            """New pairs of turning values first, then new pairs with the others, then what came up least."""
+            own, with_others, all_turning = _pairs(rows[number], turning)
+            least = sum(met[pair] for pair in own)
+            return (
+                sum(not met[pair] for pair in own), sum(not met[pair] for pair in with_others), -met[all_turning], -least
+            )  # fmt: skip
+
+        best = max(among, key=worth)
+        own, with_others, all_turning = _pairs(rows[best], turning)
+        met.update({*own, *with_others, all_turning})
+        chosen.add(best)
+
+    for numbers in combinations.values():
+        choose(numbers)
+    holding: dict[Pair, list[int]] = {}
+    for number, row in enumerate(rows):
+        for pair in _pairs(row, turning)[0]:
+            holding.setdefault(pair, []).append(number)
+    for pair, numbers in holding.items():
+        if not met[pair]:
+            choose(numbers)
+    return chosen
+
+
+def _pairs(row: Row, turning: Sequence[int]) -> tuple[list[Pair], list[Pair], Pair]:
+    """Return the pairs of turning values (single ones, if one turns), those with another value, and all in one."""
+    places = [*enumerate(row)]
+    those = [places[at] for at in turning]
+    others = [place for place in places if place[0] not in turning]
+    own: list[Pair] = [*itertools.combinations(those, 2)] if len(those) > 1 else [(place,) for place in those]
+    return own, [*itertools.product(those, others)], ("all", *those)  # type: ignore[return-value]
+
+
+def mark_what_is_left_out(items: Sequence[pytest.Item]) -> None:
+    """Mark as ``thorough`` the items of tests marked ``rotated`` that the short run leaves out.
+
+    Items that are to skip anyway (a backend that cannot run here) take no other's turn: all but the first are left out.
+    """
+    tests: dict[tuple[str, str], list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("rotated"):
+            tests.setdefault((item.parent.nodeid, item.originalname), []).append(item)  # type: ignore
+    for of in tests.values():
+        names = _names(of[0])
+        run = [item for item in of if not _skips(item)]
+        skipped = [item for item in of if _skips(item)]
+        axes = list(of[0].callspec.params)  # type: ignore[attr-defined]
+        if unknown := set(names) - set(axes):
+            raise pytest.UsageError(f"{of[0].nodeid}: rotated names {sorted(unknown)}, which are no parameters of it")
+        # A product holds each value once, however often it names it; not all of them can be hashed.
+        rows = [tuple(id(item.callspec.params[axis]) for axis in axes) for item in run]  # type: ignore[attr-defined]
+        kept = thinned(rows, [axes.index(name) for name in names]) if rows else set()
+        left_out = [item for number, item in enumerate(run) if number not in kept] + skipped[1:]
+        for item in left_out:
+            item.add_marker(pytest.mark.thorough)
+
+
+def _names(item: pytest.Item) -> tuple[str, ...]:
+    marker = item.get_closest_marker("rotated")
+    assert marker is not None
+    return marker.args
+
+
+def _skips(item: pytest.Item) -> bool:
+    return any(mark.args[:1] == (True,) for mark in item.iter_markers("skipif"))
