@@ -7,6 +7,7 @@ import zlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -17,7 +18,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
 import warming
-from thinning import mark_what_is_left_out
+from thinning import mark_what_is_left_out, why_skipped
 
 import stridekit as sk
 from stridekit.backends import unavailable
@@ -89,19 +90,19 @@ def threads() -> Iterator[None]:
 
 
 CHOSEN = {
-    "thorough": "more of what the short run holds at its sharpest",
-    "soak": "long random runs",
-    "sanitizer": "kernels under sanitizers",
+    "thorough": "more of what the others hold at its sharpest; choose them with -m thorough",
+    "soak": "long random runs; choose them with -m soak",
+    "sanitizer": "minutes under a sanitizer; choose them with -m sanitizer",
 }
 """Markers whose tests run only where ``-m`` names them."""
 SHORT = 200.0
 """Seconds above which the short run names its slowest files: with what pip takes, it is to end within four minutes."""
-_left_out: pytest.StashKey[dict[str, int]] = pytest.StashKey()
+_left_out: pytest.StashKey[Counter[str]] = pytest.StashKey()
 _seconds: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_left_out], config.stash[_seconds] = {}, Counter()
+    config.stash[_left_out], config.stash[_seconds] = Counter(), Counter()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -110,14 +111,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     mark_what_is_left_out(items)
     unasked = [marker for marker in CHOSEN if marker not in config.option.markexpr]
     named = tuple(arg for arg in config.args if arg.endswith("]"))
+    skipping: set[tuple[Path, str]] = set()
     kept, left_out = [], []
     for item in items:
-        marker = next((marker for marker in unasked if item.get_closest_marker(marker)), None)
-        if marker is None or (named and item.nodeid.endswith(named)):
+        why = next((CHOSEN[marker] for marker in unasked if item.get_closest_marker(marker)), "")
+        if not why and (reason := why_skipped(item)):
+            # One says it for all of its file.
+            why = "skipping for the reason of another in their file" if (item.path, reason) in skipping else ""
+            skipping.add((item.path, reason))
+        if not why or (named and item.nodeid.endswith(named)):
             kept.append(item)
         else:
             left_out.append(item)
-            config.stash[_left_out][marker] = config.stash[_left_out].get(marker, 0) + 1
+            config.stash[_left_out][why] += 1
     if left_out:
         config.hook.pytest_deselected(items=left_out)
     # The emulator's first: they need none of the kernels that another process compiles meanwhile.
@@ -143,8 +149,8 @@ def pytest_sessionfinish() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
-    for marker, count in config.stash[_left_out].items():
-        terminalreporter.write_line(f"{count} left out: {CHOSEN[marker]}; choose them with -m {marker}")
+    for why, count in config.stash[_left_out].items():
+        terminalreporter.write_line(f"{count} tests left out: {why}")
     seconds = config.stash[_seconds]
     if seconds.total() > SHORT and not config.option.markexpr:
         slowest = ", ".join(f"{file} {taken:.0f} s" for file, taken in seconds.most_common(10))

@@ -42,7 +42,15 @@ print("same")
 """
 
 
-@pytest.mark.parametrize("bits", ["128", "256", "512"])
+OWN = str(8 * host().vector_bytes)
+OTHER = "128" if OWN == "256" else "256"
+"""The short run compiles for one width beside the processor's own."""
+every_width = pytest.mark.parametrize(
+    "bits", [OWN, *(pytest.param(b, marks=[pytest.mark.thorough] * (b != OTHER)) for b in ("128", "256", "512") if b != OWN)]
+)
+
+
+@every_width
 def test_every_vector_width_computes_the_same_sums(bits: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
@@ -75,6 +83,7 @@ print("same")
 """
 
 
+@pytest.mark.thorough
 def test_code_that_several_processes_compiled_works_together(tmp_path: Path) -> None:
     for words in (["0", "float16"], ["6", "float32"], ["2", "float16", "float32"], ["3", "float32", "float16"]):
         done = subprocess.run(

@@ -13,11 +13,12 @@ from __future__ import annotations
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import pytest
 
 Row = tuple[int, ...]
-Pair = tuple[tuple[int, int], ...]
+Pair = tuple[Any, ...]
 
 
 def thinned(rows: Sequence[Row], turning: Sequence[int]) -> set[int]:
@@ -74,38 +75,31 @@ def _pairs(row: Row, turning: Sequence[int]) -> tuple[list[Pair], list[Pair], Pa
     those = [places[at] for at in turning]
     others = [place for place in places if place[0] not in turning]
     own: list[Pair] = [*itertools.combinations(those, 2)] if len(those) > 1 else [(place,) for place in those]
-    return own, [*itertools.product(those, others)], ("all", *those)  # type: ignore[return-value]
+    return own, [*itertools.product(those, others)], ("all", *those)
 
 
 def mark_what_is_left_out(items: Sequence[pytest.Item]) -> None:
     """Mark as ``thorough`` the items of tests marked ``rotated`` that the short run leaves out.
 
-    Items that are to skip anyway (a backend that cannot run here) take no other's turn: all but the first are left out.
+    Those that cannot run here, on a backend that is missing say, take no other's turn.
     """
-    tests: dict[tuple[str, str], list[pytest.Item]] = {}
+    tests: dict[tuple[str, str], list[Any]] = {}
     for item in items:
-        if item.get_closest_marker("rotated"):
-            tests.setdefault((item.parent.nodeid, item.originalname), []).append(item)  # type: ignore
+        if item.get_closest_marker("rotated") and not why_skipped(item):
+            assert isinstance(item, pytest.Function)
+            tests.setdefault((item.nodeid.split("::")[0], item.originalname), []).append(item)
     for of in tests.values():
-        names = _names(of[0])
-        run = [item for item in of if not _skips(item)]
-        skipped = [item for item in of if _skips(item)]
-        axes = list(of[0].callspec.params)  # type: ignore[attr-defined]
+        names, axes = of[0].get_closest_marker("rotated").args, list(of[0].callspec.params)
         if unknown := set(names) - set(axes):
             raise pytest.UsageError(f"{of[0].nodeid}: rotated names {sorted(unknown)}, which are no parameters of it")
         # A product holds each value once, however often it names it; not all of them can be hashed.
-        rows = [tuple(id(item.callspec.params[axis]) for axis in axes) for item in run]  # type: ignore[attr-defined]
-        kept = thinned(rows, [axes.index(name) for name in names]) if rows else set()
-        left_out = [item for number, item in enumerate(run) if number not in kept] + skipped[1:]
-        for item in left_out:
-            item.add_marker(pytest.mark.thorough)
+        rows = [tuple(id(item.callspec.params[axis]) for axis in axes) for item in of]
+        kept = thinned(rows, [axes.index(name) for name in names])
+        for number, item in enumerate(of):
+            if number not in kept:
+                item.add_marker(pytest.mark.thorough)
 
 
-def _names(item: pytest.Item) -> tuple[str, ...]:
-    marker = item.get_closest_marker("rotated")
-    assert marker is not None
-    return marker.args
-
-
-def _skips(item: pytest.Item) -> bool:
-    return any(mark.args[:1] == (True,) for mark in item.iter_markers("skipif"))
+def why_skipped(item: pytest.Item) -> str:
+    """Return the reason for which an item is sure to skip, empty if there is none."""
+    return next((mark.kwargs["reason"] for mark in item.iter_markers("skipif") if mark.args[:1] == (True,)), "")
