@@ -30,6 +30,8 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
+SHARPEST = [("float16", "HalfProduct"), ("float32", "")]
+"""One product of the tensor cores, and one of the other units."""
 KINDS = [(dtype, product, tile) for (dtype, product), tiles in TILES.items() for tile in tiles]
 TAILED = {
     LOADERS[0]: case("chunks", (11, 13), 3, stride=2, padding=((1, 2), (0, 1)), channels=40, memory="channels_last"),
@@ -110,7 +112,11 @@ def forced_tf32(of: Case) -> np.ndarray:
     return gemm_plan(of, "Tf32Product").execute(*of.arrays())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("dtype", "product"), TILES, ids=lambda v: v or "fma")
+@pytest.mark.parametrize(
+    ("dtype", "product"),
+    [pytest.param(*key, marks=[pytest.mark.thorough] * (key not in SHARPEST)) for key in TILES],
+    ids=lambda v: v or "fma",
+)
 def test_no_tile_or_way_to_read_changes_a_bit(
     dtype: str, product: str, emulator: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
