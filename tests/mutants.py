@@ -3,8 +3,8 @@
     python -m tests.mutants --count 50 --log mutants.jsonl
 
 Each mutant is put into a copy of the tree. The tests nearest to its file run first, then the rest of the short run, and
-``-m thorough`` only where those see nothing; the first failure ends it. A run beyond its time limit has seen it too: such a
-mutant does not end. What survives asks for a test, or for a line in `EQUIVALENT` that says why nothing can see it.
+``-m thorough`` only where those see nothing; the first failure ends it. A test beyond the time limit has seen it too:
+its mutant hangs. What survives asks for a test, or for a line in `EQUIVALENT` that says why nothing can see it.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -42,7 +43,7 @@ NEAREST = {
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("phasing", "turning")), _GRADIENTS),
     f"{CPU}/pool_kernels.py": ("test_pool.py",),
 }
-"""The files that are mutated, and the tests nearest to each, those of one dtype first: it alone is compiled for them."""
+"""The files that are mutated, and the tests nearest to each: those of one dtype first, which is compiled alone then."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """File and mutated line, stripped, of what changes no behaviour, and why."""
@@ -62,6 +63,7 @@ _COMPARED: dict[type[ast.cmpop], tuple[str, str]] = {
     ast.Lt: ("<", "<="), ast.LtE: ("<=", "<"), ast.Gt: (">", ">="), ast.GtE: (">=", ">"), ast.Eq: ("==", "!="),
     ast.NotEq: ("!=", "=="),
 }  # fmt: skip
+_WORDS = (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)
 _SYMMETRIC = {"min", "max", "zip", "isinstance"}
 
 
@@ -113,7 +115,7 @@ def _edits(tree: ast.AST, lines: Sequence[bytes]) -> Iterator[Span]:
         if field in ("annotation", "returns", "decorator_list"):
             continue
         for node in value if isinstance(value, list) else [value]:
-            if not isinstance(node, ast.AST) or isinstance(node, (ast.Raise, ast.JoinedStr, ast.Import, ast.ImportFrom)):
+            if not isinstance(node, ast.AST) or isinstance(node, _WORDS):
                 continue
             if isinstance(node, ast.FunctionDef) and node.name in UNSEEN:
                 continue
@@ -208,7 +210,7 @@ class Scratch:
     folder
         Where the copy is put.
     limit
-        Seconds after which a run counts as one that does not end.
+        Seconds without a test that ends, after which a run counts as one that hangs.
     """
 
     def __init__(self, folder: Path, limit: float):
@@ -248,20 +250,34 @@ class Scratch:
         """Run pytest and return the first failure; empty if all passed."""
         environment = {**os.environ, "PYTHONPATH": str(self.tree), "STRIDEKIT_CACHE_DIR": str(cache)}
         command = [sys.executable, "-m", "pytest", "-x", "-q", "--tb=line", "-p", "no:cacheprovider", *arguments]
-        process = subprocess.Popen(
-            command, cwd=self.tree, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-            start_new_session=True, preexec_fn=_limit_memory,
-        )  # fmt: skip
+        said = self._caches / "said"
+        with said.open("wb") as file:
+            process = subprocess.Popen(
+                command, cwd=self.tree, env=environment, stdout=file, stderr=file, start_new_session=True,
+                preexec_fn=_limit_memory,
+            )  # fmt: skip
         try:
-            output, _ = process.communicate(timeout=self.limit)
-        except subprocess.TimeoutExpired:
-            return f"does not end within {self.limit:.0f} s"
+            hangs = not self._ends(process, said)
         finally:
             _end(process)
+        output = said.read_text(errors="replace")
+        if hangs:
+            return f"no test ends within {self.limit:.0f} s: {output[-200:]}"
         if process.returncode == 0:
             return ""
         failed = re.search(r"^(?:FAILED|ERROR) (.*?)(?: - |$)", output, re.MULTILINE)
         return failed[1] if failed else f"ended with {process.returncode}: {output.strip()[-200:]}"
+
+    def _ends(self, process: subprocess.Popen[bytes], said: Path) -> bool:
+        """Wait while each test ends within the limit."""
+        size, since = 0, time.monotonic()
+        while process.poll() is None:
+            time.sleep(0.2)
+            if said.stat().st_size != size:
+                size, since = said.stat().st_size, time.monotonic()
+            elif time.monotonic() - since > self.limit:
+                return False
+        return True
 
 
 def _limit_memory() -> None:
@@ -269,12 +285,10 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (8 << 30, 8 << 30))
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process: subprocess.Popen[bytes]) -> None:
     """End a run with all that it started."""
-    try:
+    with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()
 
 
@@ -285,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", nargs="*", default=(), metavar="WORD", help="files whose name holds one of these")
     parser.add_argument("--skip", type=int, default=0, help="leave out so many of those drawn")
     parser.add_argument("--short", action="store_true", help="do not ask the thorough run about survivors")
-    parser.add_argument("--limit", type=float, default=1800, help="seconds of one run")
+    parser.add_argument("--limit", type=float, default=300, help="seconds that one test may take")
     parser.add_argument("--log", type=Path, help="a file that gets a line of JSON for each mutant at once")
     parser.add_argument("--list", action="store_true", help="name the mutants and run nothing")
     given = parser.parse_args(arguments)

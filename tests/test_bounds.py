@@ -53,7 +53,8 @@ def allocate_guarded(
 
 
 IN_TURN = "in turn"
-every_dtype = pytest.mark.parametrize("dtype", [IN_TURN, *(pytest.param(d, marks=pytest.mark.thorough) for d in DTYPES)])
+EACH = [pytest.param(dtype, marks=pytest.mark.thorough) for dtype in DTYPES]
+every_dtype = pytest.mark.parametrize("dtype", [IN_TURN, *EACH])
 
 
 def in_dtype(cases: Sequence[Case], dtype: str) -> Iterator[Case]:

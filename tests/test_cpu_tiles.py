@@ -46,7 +46,8 @@ OWN = str(8 * host().vector_bytes)
 OTHER = "128" if OWN == "256" else "256"
 """The short run compiles for one width beside the processor's own."""
 every_width = pytest.mark.parametrize(
-    "bits", [OWN, *(pytest.param(b, marks=[pytest.mark.thorough] * (b != OTHER)) for b in ("128", "256", "512") if b != OWN)]
+    "bits",
+    [pytest.param(bits, marks=[pytest.mark.thorough] * (bits not in (OWN, OTHER))) for bits in ("128", "256", "512")],
 )
 
 

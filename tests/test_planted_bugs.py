@@ -204,7 +204,7 @@ BEYOND = [
 ]
 NO_SWIZZLE = Bug("no swizzle", "tile.cuh", "(chunk ^ (row >> 1 & 3))", "chunk", CHUNKS)
 FIRST = ("no barrier in the loop", "wait for one group too few", "fetch before the barrier, fma", "padding off by one")
-"""One for each line of the table that a result shows. A test below holds the samples of all of them to the right result."""
+"""One for each line of the table that a result shows; the samples of all are held to the right result below."""
 BUGS = [*RACES, REFILLED, *WRONG, *BEYOND, NO_SWIZZLE]
 
 

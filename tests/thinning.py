@@ -47,10 +47,8 @@ def thinned(rows: Sequence[Row], turning: Sequence[int]) -> set[int]:
         def worth(number: int) -> tuple[int, int, int, int]:
             """New pairs of turning values first, then new pairs with the others, then what came up least."""
             own, with_others, all_turning = _pairs(rows[number], turning)
-            least = sum(met[pair] for pair in own)
-            return (
-                sum(not met[pair] for pair in own), sum(not met[pair] for pair in with_others), -met[all_turning], -least
-            )  # fmt: skip
+            new, new_with_others = (sum(not met[pair] for pair in pairs) for pairs in (own, with_others))
+            return new, new_with_others, -met[all_turning], -sum(met[pair] for pair in own)
 
         best = max(among, key=worth)
         own, with_others, all_turning = _pairs(rows[best], turning)
