@@ -89,6 +89,13 @@ def threads() -> Iterator[None]:
     sk.set_num_threads(before)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pictures be composed and empty files be written: laying a figure out takes a second of its own."""
+    figure = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b""))
+
+
 CHOSEN = {
     "thorough": "more of what the others hold at its sharpest; choose them with -m thorough",
     "soak": "long random runs; choose them with -m soak",

@@ -33,7 +33,7 @@ CPU = "stridekit/backends/cpu"
 _FORWARD = ("test_equivalence.py::test_every_algorithm_is_right_to_the_bound", "test_equivalence.py")
 _GRADIENTS = ("test_gradients.py::test_a_gradient_is_right_to_the_bound", "test_gradients.py", "test_cpu_gradients.py")
 NEAREST = {
-    "stridekit/problem.py": ("test_planning.py", "test_budget.py", "test_gradients.py"),
+    "stridekit/problem.py": ("test_planning.py", "test_geometry.py", "test_vram.py"),
     "stridekit/geometry.py": ("test_geometry.py", "test_receptive_field.py", "test_phases.py"),
     "stridekit/planning.py": ("test_planning.py", "test_vram.py"),
     "stridekit/phases.py": ("test_phases.py", *_GRADIENTS),
@@ -43,7 +43,7 @@ NEAREST = {
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("phasing", "turning")), _GRADIENTS),
     f"{CPU}/pool_kernels.py": ("test_pool.py",),
 }
-"""The files that are mutated, and the tests nearest to each: those of one dtype first, which is compiled alone then."""
+"""The files that are mutated, and the runs nearest to each: that of one dtype first, which is compiled alone then."""
 
 EQUIVALENT: dict[tuple[str, str], str] = {}
 """File and mutated line, stripped, of what changes no behaviour, and why."""
@@ -228,16 +228,11 @@ class Scratch:
         cache = self._caches / ("cpu" if mutant.file.startswith(CPU) else "shared")
         cache.mkdir(mode=0o700, exist_ok=True)
         nearest = [f"tests/{name}" for name in NEAREST[mutant.file]]
-        runs = {
-            "nearest": [*nearest, "-m", "not emulator"],
-            "short": [],
-            "thorough": ["-m", "thorough", *nearest, "tests"],
-        }
-        if not thorough:
-            del runs["thorough"]
+        runs = [("nearest", [name, "-m", "not emulator"]) for name in nearest]
+        runs += [("short", []), *([("thorough", ["-m", "thorough"])] if thorough else [])]
         try:
             path.write_text(mutant.planted(text))
-            for run, arguments in runs.items():
+            for run, arguments in runs:
                 if failed := self._failed(arguments, cache):
                     return Found(mutant, run, failed, time.monotonic() - start)
         finally:
