@@ -89,6 +89,13 @@ def test_a_refusal_names_the_argument_what_came_and_what_was_wanted(
     assert not missing, f"{missing} not in {str(caught.value)!r}"
 
 
+def test_the_layout_is_named_as_the_cure_only_where_the_channels_are_the_last_axis() -> None:
+    with pytest.raises(sk.ShapeError, match="say so with layout, such as layout='NHWC'"):
+        sk.conv2d(np.ascontiguousarray(np.moveaxis(X, 1, -1)), W)
+    with pytest.raises(sk.ShapeError, match="second axis must be 1$"):
+        sk.conv2d(X[:, :1], W)
+
+
 @pytest.mark.parametrize("padding", [(2, 1), ((2, 1), (0, 0)), "same"])
 def test_conv1d_and_conv3d_refuse_arrays_of_rank_2(padding: Any) -> None:
     with pytest.raises(sk.ShapeError, match="conv1d wants 3"):
