@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import zlib
 from collections import Counter
@@ -142,6 +143,9 @@ def _emulated(item: pytest.Item) -> bool:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
+    # What was collected stays: the collector need not walk through it again in every test.
+    gc.collect()
+    gc.freeze()
     if not session.config.option.collectonly:
         warming.start(session.items)
 

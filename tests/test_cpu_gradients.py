@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from test_cpu_tiles import every_width
 import stridekit as sk
 from stridekit import vram
 from stridekit.backends import load_backend
+from stridekit.backends.cpu import jobs
 from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.backends.cpu.reducing import reduction
 from stridekit.plan import Plan
@@ -183,6 +185,29 @@ def test_a_weight_that_is_not_finite_is_found_in_every_phase() -> None:
         assert_same_bits(plan.execute(planted, grad), packed, f"tap {at}")
         assert not np.isfinite(packed[:, -1]).all()
         assert np.isfinite(packed[:, :-1]).all()
+
+
+@pytest.mark.parametrize("value", [1.0, np.inf, np.nan])
+def test_only_the_phase_of_a_weight_that_is_not_finite_keeps_its_taps_in_the_padding(
+    value: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each phase has a word for it beside its counters; where it is set, taps in the padding cost time."""
+    of = Gradient(case("finite", (9, 9), 3, stride=2, padding=1, channels=20, filters=20), "input_grad")
+    weight, grad = of.operands()
+    weight[-1, -1, 1, 1] = value
+    allocated: list[np.ndarray] = []
+    allocate = vram.allocate
+
+    def kept(*arguments: Any, **keywords: Any) -> Any:
+        allocated.append(allocate(*arguments, **keywords))
+        return allocated[-1]
+
+    monkeypatch.setattr(vram, "allocate", kept)
+    plan = replace(of.plan("cpu"), algorithm="broadcast_tile")
+    plan.execute(weight, grad, out=np.empty(of.shape, np.float32))
+    (workspace,) = allocated
+    words = workspace.view(np.uint8).reshape(-1)[: 4 * jobs._COUNTERS * 8].view(np.int64).reshape(4, jobs._COUNTERS)
+    assert sorted(words[:, 2].tolist()) == [0, 0, 0, int(not np.isfinite(value))]
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
