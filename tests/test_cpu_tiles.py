@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from warming import other_width
 
 import stridekit as sk
 from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
@@ -43,11 +44,12 @@ print("same")
 
 
 OWN = str(8 * host().vector_bytes)
-OTHER = "128" if OWN == "256" else "256"
-"""The short run compiles for one width beside the processor's own."""
 every_width = pytest.mark.parametrize(
     "bits",
-    [pytest.param(bits, marks=[pytest.mark.thorough] * (bits not in (OWN, OTHER))) for bits in ("128", "256", "512")],
+    [
+        pytest.param(bits, marks=[pytest.mark.thorough] * (bits not in (OWN, other_width())))
+        for bits in ("128", "256", "512")
+    ],
 )
 
 
