@@ -49,6 +49,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (f"{CPU}/pool_kernels.py", "for ow in range(w.out if p.by_channels != 0 else 2):"): (
         "where lanes are pixels the body never reads ow: the same line is written twice"
     ),
+    (
+        f"{CPU}/reducing.py",
+        "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):",
+    ): "how large a block may grow for the sake of the cache: its cost",
 }
 """File and mutated line, stripped, of what changes no behaviour, and why."""
 

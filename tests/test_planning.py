@@ -16,7 +16,9 @@ from oracle import assert_same_bits
 
 import stridekit as sk
 from stridekit.backends import load_backend, unavailable
-from stridekit.planning import choose_plan
+from stridekit.planning import choose_backend, choose_plan
+from tests.emulator import use_emulator
+from tests.emulator.building import why_not
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 PLAIN = case("plain", (9, 8), 3, padding=1, channels=6, bias=True)
@@ -172,6 +174,16 @@ def test_auto_falls_to_the_reference_where_numba_cannot_run_and_warns_once(
     # A second warning would be an error here.
     assert_same_bits(PLAIN.run(arrays), y)
     assert_same_bits(PLAIN.run(arrays, backend="reference"), y)
+
+
+@pytest.mark.emulator
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_arrays_of_cupy_run_on_cuda_asked_for_or_not_and_nowhere_else() -> None:
+    with use_emulator():
+        assert choose_backend("cuda", "cupy") == ("cuda", "asked for by argument")
+        assert choose_backend("auto", "cupy")[0] == "cuda"
+        with pytest.raises(sk.BackendUnavailableError, match=r"backend is 'cpu' and the arrays are CuPy's"):
+            choose_backend("cpu", "cupy")
 
 
 def test_use_backend_stays_in_its_thread() -> None:
