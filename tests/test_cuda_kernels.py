@@ -33,6 +33,8 @@ pytestmark = [
 ]
 
 GIVEN = re.compile(r"__grid_constant__ (\w+) P\)")
+SHARPEST = [("float16", "HalfProduct"), ("float32", "")]
+"""One product of the tensor cores, and one of the other units."""
 KINDS = [(dtype, product, tile) for (dtype, product), tiles in TILES.items() for tile in tiles]
 TAILED = {
     LOADERS[0]: case("chunks", (11, 13), 3, stride=2, padding=((1, 2), (0, 1)), channels=40, memory="channels_last"),
@@ -72,6 +74,7 @@ def tailed(loader: str, dtype: str, tile: Tile) -> Case:
 @pytest.mark.parametrize("schedule", SCHEDULES[1::2], ids=lambda s: f"{s.order}-{s.copies}")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(("dtype", "product", "tile"), KINDS, ids=lambda v: getattr(v, "name", v) or "fma")
+@pytest.mark.rotated("loader", "schedule")
 def test_every_tile_and_way_to_read_is_right_on_tails(
     dtype: str, product: str, tile: Tile, loader: str, schedule: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -112,7 +115,11 @@ def forced_tf32(of: Case) -> np.ndarray:
     return gemm_plan(of, "Tf32Product").execute(*of.arrays())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("dtype", "product"), TILES, ids=lambda v: v or "fma")
+@pytest.mark.parametrize(
+    ("dtype", "product"),
+    [pytest.param(*key, marks=[pytest.mark.thorough] * (key not in SHARPEST)) for key in TILES],
+    ids=lambda v: v or "fma",
+)
 def test_no_tile_or_way_to_read_changes_a_bit(
     dtype: str, product: str, emulator: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:

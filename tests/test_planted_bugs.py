@@ -203,6 +203,8 @@ BEYOND = [
     Bug("next y", "direct.cu", "y[k * P.y_step.c]", "y[(k + 1) * P.y_step.c]", DIRECT),
 ]
 NO_SWIZZLE = Bug("no swizzle", "tile.cuh", "(chunk ^ (row >> 1 & 3))", "chunk", CHUNKS)
+FIRST = ("no barrier in the loop", "wait for one group too few", "fetch before the barrier, fma", "padding off by one")
+"""One for each line of the table that a result shows; the samples of all are held to the right result below."""
 BUGS = [*RACES, REFILLED, *WRONG, *BEYOND, NO_SWIZZLE]
 
 
@@ -240,7 +242,14 @@ def test_a_sample_is_right_on_the_real_kernels(of: Sample) -> None:
     assert spoiled(of) == ()
 
 
-@pytest.mark.parametrize("bug", [bug for bug in (*RACES, *WRONG) if bug.wrong], ids=str)
+@pytest.mark.parametrize(
+    "bug",
+    [
+        pytest.param(bug, marks=[pytest.mark.thorough] * (bug.name not in FIRST), id=str(bug))
+        for bug in (*RACES, *WRONG)
+        if bug.wrong
+    ],
+)
 def test_a_result_is_wrong_under_every_schedule_that_can_show_it(bug: Bug, use: Any, tmp_path: Path) -> None:
     use(bug.plant(tmp_path))
     assert spoiled(bug.sample) == bug.wrong

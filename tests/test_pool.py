@@ -48,6 +48,7 @@ every_case = pytest.mark.parametrize("case", CURATED.values(), ids=CURATED)
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype")
 def test_curated_poolings_and_their_gradients_are_right(backend: str, case: PoolCase, dtype: str) -> None:
     data = "integers" if dtype == "bfloat16" else "normal"
     case = replace(case, dtype=dtype, data=data)
@@ -162,6 +163,7 @@ def calls(case: PoolCase) -> dict[str, Callable[..., np.ndarray]]:
 @pytest.mark.parametrize("way", [*WAYS, TRANSPOSED])
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.rotated("backend", "memory", "way", "channels_last")
 def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, way: str, channels_last: bool) -> None:
     case = replace(PLAIN, channels_last=channels_last)
     for name, call in calls(case).items():
@@ -178,6 +180,7 @@ def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, w
 
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype", "memory")
 def test_nothing_beside_out_is_written(backend: str, dtype: str, memory: str) -> None:
     case = replace(PLAIN, dtype=dtype, memory=memory, data="integers", channels=19)
     for name, call in calls(case).items():
@@ -326,6 +329,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.rotated("backend")
 def test_bad_input_is_refused_by_name(backend: str, what: str) -> None:
     call, error, message = BAD[what]
     with sk.use_backend(backend), pytest.raises(error, match=message) as caught:
