@@ -80,6 +80,7 @@ def test_an_excluded_algorithm_says_why() -> None:
     assert excluded["broadcast_tile"] == ""
     excluded = {c.algorithm: c.excluded for c in DEPTHWISE.plan("cpu").candidates}
     assert "no pairs" in excluded.pop("paired_tile")
+    assert "more than one pixel" in excluded.pop("plane_product")
     assert not any(excluded.values())
 
 

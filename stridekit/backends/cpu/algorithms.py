@@ -57,8 +57,9 @@ class TileAlgorithm:
         # a sum, must not depend on the batch.
         each = problem.output_pixels + _PACKING
         # A lanewise tile gathers a box for every block of filters, even where all read the same channel.
-        gathered = b.multiplier * math.prod(problem.geometry.input_size) * b.vectors
-        return problem.batch * (weights * each + 4 * gathered * b.lanewise) / (VECTORS_PER_SECOND * device.threads)
+        gathered = 4 * b.multiplier * math.prod(problem.geometry.input_size) * b.vectors * b.lanewise
+        units = weights * each + gathered + _TURNING * turned_elements(problem) / b.lanes
+        return problem.batch * units / (VECTORS_PER_SECOND * device.threads)
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how wide the tile is."""
@@ -131,6 +132,8 @@ def grouped_strides(problem: ConvProblem, weight: tuple[int, ...]) -> tuple[int,
 
 _PACKING = 16
 """What it takes to pack a vector of weights, in vectors of products; half of it, since they may come packed."""
+_TURNING = 6
+"""What it takes to turn a vector of planes into pixels, or back, in vectors of products."""
 VECTORS_PER_SECOND = 2.5e9
 """Multiply-adds of 256-bit vectors of float32 that one core does in a second, to order of magnitude."""
 
@@ -140,6 +143,14 @@ def no_half(problem: ConvProblem, device: CpuDevice) -> str:
     if problem.dtype == "float16" and not device.half:
         return "this processor has no instruction that converts float16 (F16C)"
     return ""
+
+
+def turned_elements(problem: ConvProblem) -> int:
+    """Return how many elements of one sample's input and output lie as planes, and have to become pixels."""
+    if problem.memory_order != "channels_first":
+        return 0
+    read = problem.in_channels * math.prod(problem.geometry.input_size)
+    return read + problem.out_channels * problem.output_pixels
 
 
 class BroadcastTile(TileAlgorithm):

@@ -99,8 +99,6 @@ class Cut(NamedTuple):
         Tasks of one product, and of all.
     lanes, itemsize, size : int
         Elements of a vector of sums, bytes of a sum, bytes of an operand's element.
-    copies : bool
-        Whether elements in memory have the type of the sums.
     taps : int
         Kernel positions, where an operand is WINDOWS.
     pitch : int
@@ -126,7 +124,6 @@ class Cut(NamedTuple):
     lanes: int
     itemsize: int
     size: int
-    copies: bool
     taps: int
     pitch: int
     sums: int
@@ -209,7 +206,6 @@ def cut(sizes: Sizes, device: CpuDevice, *, outer: bool, itemsize: int, size: in
         lanes=lanes,
         itemsize=itemsize,
         size=size,
-        copies=itemsize == size,
         taps=sizes.taps,
         pitch=pitch,
         **places,

@@ -13,7 +13,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.tile import Tile
+from stridekit.backends.cpu.tile import _Tile
 from stridekit.backends.cpu.vector import BFLOAT16, FLOAT16, VECTOR_BYTES, added_up, shuffle
 
 _INT64, _INT32, _INT16 = ir.IntType(64), ir.IntType(32), ir.IntType(16)
@@ -24,7 +24,7 @@ _Value = Any
 class _Reader:
     """Reads elements of a tag as vectors of sums; beyond the first `count` lanes they are zeros, and not read."""
 
-    def __init__(self, tile: Tile, tag: Any, count: _Value | None = None):
+    def __init__(self, tile: _Tile, tag: Any, count: _Value | None = None):
         self.tile, self.tag = tile, tag
         self.element = _INT16 if tag in (FLOAT16, BFLOAT16) else tile.element
         self.itemsize = 2 if self.element is _INT16 else tile.itemsize
@@ -91,7 +91,7 @@ def outer_tile(rows: int, vectors: int, *, partial: bool = False) -> Any:
     ) -> Any:  # fmt: skip
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             _, _, a_rows, steps, b_rows, count, first, width, target, step = args
-            tile = Tile(context, builder, acc, rows, vectors)
+            tile = _Tile(context, builder, acc, rows, vectors)
             tile.begin(target, step)
             scalars, reader = _Reader(tile, tag), _Reader(tile, tag, width if partial else None)
             bases = [tile.integer(a_rows, ir.Constant(_INT64, row)) for row in range(rows)]
@@ -130,7 +130,7 @@ def inner_tile(rows: int, columns: int) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             _, _, a_rows, b_rows, count, target, down, across = args
-            tile = Tile(context, builder, acc, rows, columns)
+            tile = _Tile(context, builder, acc, rows, columns)
             zeros = ir.Constant(tile.vector, [0.0] * tile.lanes)
             for totals in tile.sums:
                 for total in totals:

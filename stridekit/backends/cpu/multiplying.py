@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from stridekit.backends.cpu.compiling import entry, helper, inlined
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, activate
 from stridekit.backends.cpu.gathering import NOWHERE, source_index
+from stridekit.backends.cpu.lanes import lanes_store
 from stridekit.backends.cpu.matrices import (
     IN_PLACE,
     INNER_COLUMNS,
@@ -43,7 +44,7 @@ class Multiplication(NamedTuple):
     counter : address of the shared task counter
     scratch, scratch_step : address of ``cut.scratch`` bytes for each thread, and bytes from one to the next
     activation, slope : number in `finishing`, and address of its parameter in the type of the sums
-    bias, bias_group, bias_row, bias_column : address, or 0 for none; bytes from one group's, row's, column's to the next
+    bias, bias_group, bias_row, bias_column : address, or 0 for none; bytes to the next group's, row's, column's
     """
 
     counter: int
@@ -110,13 +111,13 @@ def _fill(table: int, base: int, counters: int, first: int, count: int) -> None:
 
 @helper
 def _repeat(table: int, count: int, most: int) -> None:
-    """Fill a table up for a tile of more rows than are left; it computes the last again, into sums that nobody reads."""
+    """Fill a table up for a tile of more rows than are left: it computes the last again, into sums of its own."""
     for at in range(count, most):
         set_int(table, at, get_int(table, count - 1))
 
 
 @helper
-def _matrix(m: int, group: int, sample: int, fold: int) -> int:
+def _matrix(m: int, group: int, sample: int, fold: int) -> Any:
     """Return the address of a matrix's first element."""
     return get_int(m, _AT) + group * get_int(m, _GROUP) + sample * get_int(m, _SAMPLE) + fold * get_int(m, _FOLD)
 
@@ -221,12 +222,8 @@ def _finish(
             activate(acc, sums + number * b.pitch, columns, b.itemsize, call.activation, load(acc, call.slope))
     _fill(targets, base, m + 8 * _ROWS, row, rows)
     if get_int(m, _LAID) == IN_PLACE:
-        whole = columns // b.lanes if b.copies else 0
         for number in range(rows):
-            target, source = get_int(targets, number) + column * b.size, sums + number * b.pitch
-            copy_vectors(target, source, whole)
-            for at in range(whole * b.lanes, columns):
-                store(tag, target + at * b.size, load(acc, source + at * b.itemsize))
+            lanes_store(tag, get_int(targets, number) + column * b.size, b.size, sums + number * b.pitch, columns)
         return
     _fill(offsets, 0, m + 8 * _LANES, column, columns)
     for at in range(columns):
@@ -267,6 +264,7 @@ def _outer_tiles(
 
 @inlined
 def _outer(tag: Any, acc: Any, job: int, worker: int) -> None:
+    """Multiply block by block until none is left, lanes along the columns."""
     call, b = Multiplication(*_read_call(job)), Cut(*_read_cut(job + _CALL_BYTES))
     scratch = call.scratch + worker * call.scratch_step
     sums, a_room, b_room = scratch + b.sums, scratch + b.a_room, scratch + b.b_room
@@ -314,6 +312,7 @@ _square, _flat = inner_tile(*_INNER_TILE), inner_tile(1, INNER_COLUMNS)
 
 @inlined
 def _inner(tag: Any, acc: Any, job: int, worker: int) -> None:
+    """Multiply block by block until none is left, lanes along the depth."""
     call, b = Multiplication(*_read_call(job)), Cut(*_read_cut(job + _CALL_BYTES))
     scratch = call.scratch + worker * call.scratch_step
     sums, a_room, b_room = scratch + b.sums, scratch + b.a_room, scratch + b.b_room

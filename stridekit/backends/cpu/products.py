@@ -57,7 +57,7 @@ LAYING = 1.5
 INNER = 1.25
 ADDING_UP = 8
 OUTER, _OUTER_LOW = 1.25, 2.0
-_PLANES = 1.5
+_PLANES = 1.15
 """What things take in units of a vector of products: to lay one element; a vector of products of an inner tile, and to
 add its lanes up; one of an outer tile, of one with few rows, and of planes."""
 _FEW_ROWS = 6
@@ -96,9 +96,11 @@ class Views:
         self.padded = any(axis.pad_before or axis.pad_after for axis in problem.geometry.axes)
 
     def laid(self, lanes: Axes) -> int:
+        """Say how a tile gets rows of such elements."""
         return IN_PLACE if end_to_end(lanes, self.problem.itemsize) else GATHERED
 
     def matrix(self, rows: Axes, lanes: Axes, *, sample: int = 0, group: int = 0, fold: int = 0) -> Matrix:
+        """Return a matrix, given the bytes to the next sample's, group's and summand's."""
         return Matrix(sample, group, fold, rows, lanes, self.laid(lanes))
 
     def windows(self) -> Matrix:
@@ -151,6 +153,7 @@ def turned(matrix: Matrix, views: Views) -> Matrix:
 
 
 def all_pixels(problem: ConvProblem) -> int:
+    """Return the output pixels of all samples."""
     return problem.batch * problem.output_pixels
 
 
@@ -230,6 +233,7 @@ class MatrixProduct:
         out: np.ndarray,
         *arrays: object,
     ) -> None:
+        """Run a job; `weight` is the other operand, whatever it is, and `arrays` are kept alive."""
         from stridekit.backends.cpu.crew import run
         from stridekit.backends.cpu.multiplying import multiply
 
@@ -264,6 +268,7 @@ def prepare(
     out: tuple[int, ...],
     bias: int | None,
 ) -> _Job:
+    """Prepare a problem, given the strides of its arrays, and of a bias if there is one."""
     b, layout = _layout(algorithm, problem, device)
     product = algorithm.product(problem, Arrays(x, weight, out, bias or 0))
     activation, slope = -1, 0.0
@@ -410,6 +415,7 @@ def single_pixels(problem: ConvProblem) -> str:
 
 
 def plane_units(problem: ConvProblem, lanes: int, each: float) -> float:
+    """Return the modelled time of one group's products of planes, in vectors of products of `each` tile's rate."""
     products = problem.group_out_channels * problem.group_in_channels * -(-problem.output_pixels // lanes)
     side_by_side = problem.memory_order == "channels_first" and set(problem.geometry.stride) == {1}
     laid = 0 if side_by_side else (problem.group_in_channels + problem.group_out_channels) * problem.output_pixels

@@ -55,7 +55,7 @@ def paired_tile(pixels: int, vectors: int) -> Any:
     return intrinsic(_tile(pixels, vectors, _emit_paired))
 
 
-class Tile:
+class _Tile:
     """Emits the parts that both tiles share: vector type, sums, loads, multiply-adds."""
 
     def __init__(self, context: Any, builder: _Builder, acc: Any, pixels: int, vectors: int):
@@ -136,7 +136,7 @@ def _tile(pixels: int, vectors: int, emit: Callable[..., None]) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             _, table, tap_table, count, run, weight, start_row, start_step, target_table, offset = args
-            tile = Tile(context, builder, acc, pixels, vectors)
+            tile = _Tile(context, builder, acc, pixels, vectors)
             tile.begin(start_row, start_step)
             inputs = [tile.integer(table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
             row = ir.Constant(_INT64, vectors * VECTOR_BYTES)
@@ -155,7 +155,7 @@ def _tile(pixels: int, vectors: int, emit: Callable[..., None]) -> Any:
     return declare
 
 
-def _emit_broadcast(tile: Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
+def _emit_broadcast(tile: _Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
     builder = tile.builder
     row = tile.vectors * VECTOR_BYTES
 
@@ -179,7 +179,7 @@ def _emit_broadcast(tile: Tile, bases: list[_Value], length: _Value, weights: _V
         elements(builder.add(done, loop.index), 1)
 
 
-def _emit_paired(tile: Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
+def _emit_paired(tile: _Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
     builder = tile.builder
     row = ir.Constant(_INT64, tile.vectors * VECTOR_BYTES)
     itemsize = ir.Constant(_INT64, tile.itemsize)
@@ -194,7 +194,7 @@ def _emit_paired(tile: Tile, bases: list[_Value], length: _Value, weights: _Valu
                 tile.multiply_add(total, value, vector)
 
 
-def _emit_lanewise(tile: Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
+def _emit_lanewise(tile: _Tile, bases: list[_Value], length: _Value, weights: _Value) -> None:
     vectors = tile.load_vectors(weights)
     for base, sums in zip(bases, tile.sums, strict=True):
         for number, (vector, total) in enumerate(zip(vectors, sums, strict=True)):
@@ -229,7 +229,7 @@ def run_tile(pixels: int, vectors: int) -> Any:
     ) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             _, pixel_table, first, row_count, x_row, count, x_step, weight, w_row, w_step, rows_of_sums = args
-            tile = Tile(context, builder, acc, pixels, vectors)
+            tile = _Tile(context, builder, acc, pixels, vectors)
             tile.begin(rows_of_sums, ir.Constant(_INT64, vectors * VECTOR_BYTES))
             bases = [tile.integer(pixel_table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
             with cgutils.for_range(builder, row_count, intp=_INT64) as row:

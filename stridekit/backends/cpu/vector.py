@@ -284,6 +284,7 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
 
 
 def shuffle(builder: _Builder, a: _Value, b: _Value, lanes: list[int]) -> _Value:
+    """Take the elements of a vector numbered `lanes` from `a` and, counted on, from `b`."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from stridekit.backends import Operands
+from stridekit.backends.cpu.algorithms import grouped_strides
 from stridekit.backends.cpu.jobs import WEIGHT, X, strides_of
 from stridekit.backends.cpu.matrices import INNER_DEPTH, Sizes
 from stridekit.backends.cpu.processor import CpuDevice
@@ -18,7 +19,6 @@ from stridekit.backends.cpu.products import (
     Product,
     Views,
     all_pixels,
-    grouped_strides,
     plane_units,
     prepare,
     single_pixels,
