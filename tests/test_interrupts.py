@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -171,10 +173,8 @@ def test_what_an_interrupt_leaves_behind_is_waited_for_not_begun_again() -> None
 
     def interrupt() -> None:
         while not begun:
-            pass
-        import _thread
-
-        _thread.interrupt_main()
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     helper = threading.Thread(target=interrupt)
     helper.start()
