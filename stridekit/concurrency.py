@@ -98,6 +98,11 @@ def loaded(module: str) -> Any:
     return undisturbed(partial(importlib.import_module, module))
 
 
+def apart(call: Callable[..., T], *arguments: Any) -> T:
+    """Call in a copy of the context: what an interrupt leaves set there, such as inside np.errstate, goes with it."""
+    return copy_context().run(call, *arguments)
+
+
 class Scope:
     """What holds inside a ``with`` block, in the threads and tasks that inherit its context."""
 

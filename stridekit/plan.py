@@ -28,7 +28,7 @@ from stridekit.arrays import (
     writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
-from stridekit.concurrency import Remembering, cached_property
+from stridekit.concurrency import Remembering, apart, cached_property
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
 from stridekit.memory import HOST, Memory
@@ -277,7 +277,7 @@ class Plan(Remembering):
     def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array) -> Array:
         """Run in `workspace`, which no sample needs none of."""
         if self.problem.batch:
-            self._run(schedule, operands, workspace[: schedule.workspace_bytes], target)
+            apart(self._run, schedule, operands, workspace[: schedule.workspace_bytes], target)
         elif self.problem.direction == "weight_grad":
             # The sum over no samples.
             target[...] = 0

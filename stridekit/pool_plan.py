@@ -27,7 +27,7 @@ from stridekit.arrays import (
     plain,
 )
 from stridekit.backends import Device, load_backend, memory_of
-from stridekit.concurrency import loaded
+from stridekit.concurrency import apart, loaded
 from stridekit.errors import DtypeError, LayoutError, VramBudgetError
 from stridekit.memory import HOST, Memory
 from stridekit.padding import Padding
@@ -126,7 +126,7 @@ class PoolPlan:
 
     def _pool(self, problem: PoolProblem, source: Array, indices: Array | None, target: Array | None) -> None:
         if problem.batch:
-            pooling_of(self.backend).pool(problem, self.device, source, indices, target)
+            apart(pooling_of(self.backend).pool, problem, self.device, source, indices, target)
 
     @property
     def _memory(self) -> Memory:

@@ -50,7 +50,7 @@ class _Crew:
             self.look_around()
             with _hiring:
                 while self.workers < wanted and self._hire(self.workers):
-                    self.workers += 1
+                    pass
         return self.workers
 
     def _hire(self, number: int) -> bool:
@@ -64,6 +64,7 @@ class _Crew:
             start_new_thread(self._work, (number,))
         except RuntimeError:
             return False
+        self.workers = max(self.workers, number + 1)
         return True
 
     def _work(self, number: int) -> None:
