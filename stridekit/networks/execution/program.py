@@ -123,17 +123,12 @@ class Program:
     def _alive(self, at: int) -> dict[str, int]:
         """Return what lies in the arena at a step, by role."""
         roles = {"activation": 0, "gradient": 0, "parameter gradient": 0, "saved": 0}
-        firsts: dict[str, int] = {}
-        lasts: dict[str, int] = {}
-        for number, step in enumerate(self.schedule.steps):
-            for name in (*step.reads, *step.writes):
-                firsts.setdefault(name, number)
-                lasts[name] = number
         counted = set()
-        for name, value in self.schedule.values.items():
-            root = self.arena.shares.get(name)
-            if root is not None and firsts.get(name, at + 1) <= at <= lasts[name] and root not in counted:
+        for name, (first, last) in self.arena.lives.items():
+            root = self.arena.shares[name]
+            if first <= at <= last and root not in counted:
                 counted.add(root)
+                value = self.schedule.values[name]
                 roles[value.role] += value.nbytes
         return {
             "activations": roles["activation"],
