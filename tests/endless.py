@@ -185,7 +185,7 @@ COMMANDS: dict[str, Callable[[Path], Any]] = {
     ),
     "network of 10**9 x 10**9": command("network", "resnet18", "--input", "1000000000x1000000000"),
     "network measured": command("network", "resnet18", "--backend", "reference", "--measure", "--batch", "100000000"),
-    "network fits": command("network", "textcnn", "--backend", "reference", "--fit", "9999999999TiB"),
+    "network fits": command("network", "textcnn", "--backend", "reference", "--fit", "99999999GiB"),
     "linear measured": opened(
         lambda path: path.write_text(LINEAR),
         lambda path: command("network", str(path), "--backend", "reference", "--measure")(path.parent),

@@ -90,7 +90,7 @@ WANTED = {
     "network of 10**18 pixels": "SystemExit: stridekit: layer 'words'",
     "network of 10**9 x 10**9": "SystemExit: stridekit: layer 'conv1'",
     "network measured": "SystemExit: stridekit: the input would take",
-    "network fits": r"(?s)answers: .*Largest batch within 9999999999TiB: \d+",
+    "network fits": r"(?s)answers: .*Largest batch within 99999999GiB: \d+",
     "linear measured": "SystemExit: stridekit: the parameters of the network would take",
 }
 MODELS = {
