@@ -231,10 +231,7 @@ def transpose(
             row = builder.select(builder.icmp_signed("<", number, last), number, last)
             where = builder.add(come, builder.mul(row, come_step))
             square.append(builder.load(_pointer(builder, where, vector), align=1))
-        step = 1
-        while step < lanes:
-            square = _swap_bit(builder, square, step)
-            step *= 2
+        square = transposed(builder, square)
         for j in range(lanes):
             number = ir.Constant(_INT64, j)
             with builder.if_then(builder.icmp_signed("<", number, column_count)):
@@ -275,6 +272,15 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
 
 def _shuffle(builder: _Builder, a: _Value, b: _Value, lanes: list[int]) -> _Value:
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
+
+
+def transposed(builder: _Builder, square: list[_Value]) -> list[_Value]:
+    """Return the columns of as many vectors as one has lanes."""
+    step = 1
+    while step < len(square):
+        square = _swap_bit(builder, square, step)
+        step *= 2
+    return square
 
 
 def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value]:
