@@ -17,8 +17,8 @@ from stridekit.workspace import align
 
 Slices = tuple[slice, ...]
 
-_MOST_KINDS = 4096
-"""Tiles that touch padding, each in another way, for which a workspace is looked for."""
+_MOST_KINDS = 128
+"""Tiles that touch padding, each in another way. More are far shorter than their windows: they would gather no less."""
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,9 @@ def check_room(plans: Collection[Plan]) -> None:
     """Refuse a comparison whose responses, which are all kept until the end, main memory does not hold."""
     usages = [vram.estimate(plan, packed=True) for plan in plans if memory_of(plan.backend, plan.device) is HOST]
     kept = sum(usage.output + usage.weight for usage in usages)
-    check_memory(f"the responses at {len(plans)} strides", kept + max((usage.peak for usage in usages), default=0))
+    filters = max((plan.problem.out_channels for plan in plans), default=0)
+    largest = max((usage.peak for usage in usages), default=0)
+    check_memory(f"a comparison of {filters} filters, stride by stride,", kept + largest)
 
 
 def warm_up(
