@@ -12,13 +12,14 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from stridekit.backends.cpu.blocking import accumulator_itemsize
+from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.geometry import AxisGeometry, ConvGeometry
 from stridekit.problem import ConvProblem
 
-_COLUMN_BYTES = 4 << 20
-"""Columns at once: enough that beginning a product and an addition costs little beside them, few enough for a cache."""
+_CACHES = 4
+"""Columns at once, in second-level caches: enough that beginning a product and an addition costs little beside them."""
 _LEAST_PIXELS = 32
-"""Outputs at once, so that the weights are not read anew for each."""
+"""Outputs at once, so that the weights are not read anew for each; fewer where these would be more bytes than those."""
 _RUN = 8.0
 """What a run of lanes costs beside its elements, in elements added one by one."""
 
@@ -72,18 +73,18 @@ _UNUSED = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad
 
 
 @lru_cache(maxsize=4096)
-def cut_of(problem: ConvProblem) -> Cut:
+def cut_of(problem: ConvProblem, device: CpuDevice) -> Cut:
     """Cut a problem whose padding holds zeros."""
     first, second, third = axes = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
     columns = problem.in_channels * problem.taps
     itemsize = accumulator_itemsize(problem)
     outputs = [axis.output_size for axis in axes]
-    most = max(_COLUMN_BYTES // (columns * itemsize), _LEAST_PIXELS)
+    most = max(_CACHES * device.l2_bytes // (columns * itemsize), min(_LEAST_PIXELS, problem.out_channels))
     samples = max(1, min(problem.batch, most // math.prod(outputs)))
     if problem.itemsize < itemsize:
         # Their sums are held beside the result, in their own type.
         pixels = problem.in_channels * math.prod(axis.size for axis in axes) * itemsize
-        samples = max(1, min(samples, _COLUMN_BYTES // pixels))
+        samples = max(1, min(samples, _CACHES * device.l2_bytes // pixels))
     for number in range(3):
         inner = math.prod(outputs[number + 1 :])
         outputs[number] = min(outputs[number], max(1, most // inner))

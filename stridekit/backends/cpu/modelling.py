@@ -69,7 +69,7 @@ def _phases_seconds(tile: TileAlgorithm, sample: ConvProblem, device: CpuDevice)
 
 @lru_cache(maxsize=4096)
 def _columns_seconds(sample: ConvProblem, device: CpuDevice) -> float:
-    cut, itemsize = cut_of(sample), accumulator_itemsize(sample)
+    cut, itemsize = cut_of(sample, device), accumulator_itemsize(sample)
     wide, half = itemsize / 4, sample.itemsize < itemsize
     b = broadcast_blocking(product_problem(sample, cut.chunk), device)
     number = chunk_count(cut, 1)

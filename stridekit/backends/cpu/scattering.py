@@ -63,22 +63,22 @@ class ColumnsGradient(InputGradient):
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how many columns there are of how many outputs at once."""
-        cut = cut_of(padded_problem(problem))
+        cut = cut_of(padded_problem(problem), device)
         return f"{cut.columns} columns of {cut.chunk.samples * cut.chunk.pixels} outputs at once"
 
     def packing(self, problem: ConvProblem, device: CpuDevice) -> tuple[object, ...]:
         """Return the packing of the product, and which order its filters are in."""
         if problem.padding_mode != "zeros":
             return super().packing(problem, device)
-        product = self._product(problem)
-        by_taps = cut_of(problem).unit > 1
+        product = self._product(problem, device)
+        by_taps = cut_of(problem, device).unit > 1
         return (by_taps, problem.weight_shape, problem.dtype, *self._tile.packing(product, device))
 
     def packed_bytes(self, problem: ConvProblem, device: CpuDevice) -> int:
         """Return the bytes of the product's weights in tile order."""
         if problem.padding_mode != "zeros":
             return problem.weight_bytes
-        return self._tile.packed_bytes(self._product(problem), device)
+        return self._tile.packed_bytes(self._product(problem, device), device)
 
     def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
         """Write the weights in tile order."""
@@ -89,7 +89,7 @@ class ColumnsGradient(InputGradient):
 
     def regions(self, dense: ConvProblem, device: CpuDevice, packed: bool) -> tuple[tuple[str, int], ...]:
         """Return the names and bytes of the columns, and of what their making and adding needs."""
-        cut, itemsize = cut_of(dense), accumulator_itemsize(dense)
+        cut, itemsize = cut_of(dense, device), accumulator_itemsize(dense)
         chunk = cut.chunk.samples * cut.chunk.pixels
         products = [product_problem(dense, sizes) for sizes in ragged(cut, dense.batch)]
         regions = [
@@ -109,7 +109,7 @@ class ColumnsGradient(InputGradient):
         self, dense: ConvProblem, device: CpuDevice, operands: Operands, regions: dict[str, Any], target: np.ndarray
     ) -> None:
         """Compute a problem whose padding holds zeros, chunk after chunk."""
-        cut, acc = cut_of(dense), np.dtype(f"f{accumulator_itemsize(dense)}")
+        cut, acc = cut_of(dense, device), np.dtype(f"f{accumulator_itemsize(dense)}")
         counter, bias = regions["counter"].view(np.int64)[:1], regions["bias"].view(acc)
         bias[...] = 0 if operands.bias is None else operands.bias
         packed = operands.packed_weight
@@ -135,8 +135,8 @@ class ColumnsGradient(InputGradient):
                 sums = _like(out, regions["sums"].view(acc), dense.memory_order == "channels_last")
             self._add(dense, device, chunk, columns, sums, out, bias, counter)
 
-    def _product(self, problem: ConvProblem) -> ConvProblem:
-        return product_problem(problem, cut_of(problem).chunk)
+    def _product(self, problem: ConvProblem, device: CpuDevice) -> ConvProblem:
+        return product_problem(problem, cut_of(problem, device).chunk)
 
     def _lay(
         self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray, counter: np.ndarray
@@ -176,7 +176,7 @@ def _product_job(
     tile: BroadcastTile, dense: ConvProblem, device: CpuDevice, sizes: Sizes, strides: tuple[int, ...]
 ) -> Job:
     """Prepare the product of a chunk, given the strides of the output's gradient."""
-    cut = cut_of(dense)
+    cut = cut_of(dense, device)
     problem = product_problem(dense, sizes)
     numbers, _, batch = product_axes(sizes)
     column, places = column_strides(dense, cut, sizes)
@@ -194,7 +194,7 @@ def _product_job(
 @lru_cache(maxsize=1024)
 def _laying(tile: BroadcastTile, problem: ConvProblem, device: CpuDevice, strides: tuple[int, ...]) -> Laying:
     """Prepare the weights' laying out, all but the addresses, given their strides."""
-    cut, itemsize = cut_of(problem), accumulator_itemsize(problem)
+    cut, itemsize = cut_of(problem, device), accumulator_itemsize(problem)
     b = tile.blocking(product_problem(problem, cut.chunk), device)
     kernel = tuple(axis.kernel for axis in cut.axes)
     w_k, w_c, *others = strides
@@ -253,7 +253,7 @@ def _adding(
     dense: ConvProblem, device: CpuDevice, chunk: Chunk, sums: tuple[int, ...], out: tuple[int, ...]
 ) -> tuple[_Numbers, int]:
     """Prepare the addition of a chunk, given the strides of sums and result; return how many threads are worth it."""
-    cut, itemsize = cut_of(dense), accumulator_itemsize(dense)
+    cut, itemsize = cut_of(dense, device), accumulator_itemsize(dense)
     (_, *firsts), (samples, *sizes) = chunk
     begins = not any(firsts)
     ends = all(first + size == axis.output_size for first, size, axis in zip(firsts, sizes, cut.axes, strict=True))
