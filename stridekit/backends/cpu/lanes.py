@@ -185,6 +185,9 @@ def _emit_take(
 
     def squares() -> None:
         square = cgutils.alloca_once(builder, wide, size=width)
+        # Lanes that are not in use are computed too: what lay there may be slow to compute with.
+        for i in range(width):
+            builder.store(ir.Constant(wide, None), builder.gep(square, [_number(i)]), align=VECTOR_BYTES)
         with _range(builder, _number(0), pixels, width) as (first, _):
             count = builder.sub(pixels, first)
             mask, whole = _mask(builder, count, width), builder.icmp_signed(">=", count, _number(width))
