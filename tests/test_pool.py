@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -13,7 +16,7 @@ from conftest import SEED
 from guarded import guarded
 from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
 from oracle import assert_same_bits
-from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
+from pooling import PoolCase, check_avg, check_beside_reference, check_grads, check_max, random_pool, with_arrays
 
 import stridekit as sk
 from bench.pool_cases import pool_cases
@@ -43,6 +46,24 @@ CURATED = {
     "steps beyond 32 bits": PoolCase((5, 4), (1, 2), (2**33, 2**34), padding=1, dilation=(2**35, 1), channels=2),
     "no samples": PoolCase((5, 6), (2, 2), (2, 2), batch=0),
 }
+LARGE = {
+    "global, of many planes": PoolCase((21, 19), (21, 19), (1, 1), channels=35),
+    "global signal": PoolCase((700,), (700,), (700,), batch=3, channels=5),
+    "global clip": PoolCase((4, 7, 6), (4, 7, 6), (1, 1, 1), channels=19),
+    "windows that overlap": PoolCase((40, 37), (31, 31), (1, 1), padding=15, channels=5),
+    "windows that overlap every other": PoolCase((40, 37), (31, 30), (2, 3), padding=7, channels=20, ceil_mode=True),
+    "clip of windows that overlap": PoolCase((6, 9, 8), (4, 5, 7), (1, 2, 1), padding=2, count_include_pad=False),
+    "spread signal": PoolCase((900,), (150,), (3,), padding=9, dilation=(3,)),
+    "windows with far taps": PoolCase((1000,), (3,), (2,), padding=290, dilation=(300,)),
+    "lines far apart": PoolCase((700, 3), (3, 2), (1, 1), dilation=(300, 1), channels=2),
+    "lines of even steps far apart": PoolCase((500, 4), (4, 1), (6, 2), padding=((90, 70), (0, 0)), dilation=(64, 1)),
+    "small planes": PoolCase((2, 2), (2, 2), (2, 2), batch=9, channels=17),
+    "one pixel, many channels": PoolCase((1, 1), (1, 1), (1, 1), batch=5, channels=300),
+    "one plane": PoolCase((35, 600), (2, 3), (1, 2), padding=1, batch=1, channels=1),
+    "short lines": PoolCase((98, 2), (3, 2), (2, 2), padding=(1, 0), channels=20),
+    "far windows": PoolCase((60, 61), (2, 2), (7, 9), padding=1, ceil_mode=True, channels=18),
+    "one column": PoolCase((300, 1), (49, 1), (5, 1), channels=33),
+}
 every_case = pytest.mark.parametrize("case", CURATED.values(), ids=CURATED)
 
 
@@ -55,6 +76,55 @@ def test_curated_poolings_and_their_gradients_are_right(backend: str, case: Pool
     check_max(case, backend)
     check_avg(case, backend)
     check_grads(case, backend)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("number", "name"), list(enumerate(LARGE)))
+def test_large_windows_and_small_planes_are_pooled_as_the_reference_does(number: int, name: str) -> None:
+    """With any number of threads, and each sample as if it were alone."""
+    case = replace(LARGE[name], dtype=DTYPES[number % len(DTYPES)], memory=MEMORY_ORDERS[number // 2 % 2])
+    check_beside_reference(case, "cpu")
+    found = []
+    for count in (1, 2):
+        sk.set_num_threads(count)
+        found.append({name: call(backend="cpu") for name, call in calls(case).items()})
+    alone = calls(with_arrays(case, case.x[1:2], case.grad_output[1:2])) if case.batch > 1 else {}
+    for name, wanted in found[0].items():
+        assert_same_bits(found[1][name], wanted, name)
+        if alone:
+            assert_same_bits(alone[name](backend="cpu"), wanted[1:2], name)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("memory", MEMORY_ORDERS)
+@every_dtype
+def test_large_windows_are_pooled_in_every_dtype_and_order(dtype: str, memory: str) -> None:
+    for case in LARGE.values():
+        for lies in ("contiguous", "every_other"):
+            check_beside_reference(replace(case, dtype=dtype, memory=memory, lies=lies), "cpu")
+
+
+EVERY_WIDTH = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_pool
+for case in test_pool.LARGE.values():
+    test_pool.check_beside_reference(test_pool.replace(case, dtype={dtype!r}), "cpu")
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("bits", "dtype"), list(zip(("128", "256", "512", "256"), DTYPES, strict=True)))
+def test_every_vector_width_pools_the_same(bits: str, dtype: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent), dtype=dtype)],
+        env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("chunk", range(4))

@@ -186,6 +186,9 @@ def _emit_take(
 
     def squares() -> None:
         square = cgutils.alloca_once(builder, wide, size=width)
+        # Lanes that are not in use are computed too: what lay there may be slow to compute with.
+        for i in range(width):
+            builder.store(ir.Constant(wide, None), builder.gep(square, [_number(i)]), align=VECTOR_BYTES)
         with _range(builder, _number(0), pixels, width) as (first, _):
             count = builder.sub(pixels, first)
             mask, whole = _mask(builder, count, width), builder.icmp_signed(">=", count, _number(width))
@@ -393,6 +396,18 @@ def _emit_divide(builder: _Builder, acc: Any, row: _Value, vectors: _Value, divi
         _write(builder, builder.fdiv(_read(builder, by.type, here), by), here)
 
 
+def _emit_number(builder: _Builder, acc: Any, found: _Value, vectors: _Value, step: _Value) -> None:
+    width = _width(acc)
+    numbers = _kind(_INT64, width)
+    zeros, ramp = ir.Constant(numbers, None), ir.Constant(numbers, list(range(width)))
+    more = builder.mul(_splat(builder, step, width), ramp)
+    with _range(builder, _number(0), vectors, 1) as (vector, _):
+        there = _at(builder, found, _number(8 * width), vector)
+        own = _read(builder, numbers, there)
+        some = builder.icmp_signed(">=", own, zeros)
+        _write(builder, builder.add(own, builder.select(some, more, zeros)), there)
+
+
 lanes_take = _declared(_emit_take, 7)
 """``(tag, row, pitch, source, lane_step, pixel_step, lanes, pixels)``: bring up to a vector of lanes into a row.
 
@@ -416,8 +431,10 @@ lanes_max_indexed = _declared(_emit_max_indexed, 11)
 """``(acc, row, found, source, ..., index, index_window_step, index_step)``: and write where it was; the first stays."""
 lanes_merge_indexed = _declared(_emit_merge_indexed, 5)
 """``(acc, row, found, vectors, source, source_found)``: the same, of one row with its own indices, -1 for none."""
+lanes_number = _declared(_emit_number, 3)
+"""``(acc, found, vectors, step)``: add to each lane's index, where there is one, its number times `step`."""
 lanes_spread = _declared(_emit_spread, 7)
-"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add each window of the source to `taps` of a row."""
+"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add each of a row's windows to taps."""
 lanes_divide = _declared(_emit_divide, 3)
 """``(acc, row, vectors, divisor)``: divide a row."""
 

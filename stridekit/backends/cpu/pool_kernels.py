@@ -21,12 +21,13 @@ from stridekit.backends.cpu.lanes import (
     lanes_max,
     lanes_max_indexed,
     lanes_merge_indexed,
+    lanes_number,
     lanes_put,
     lanes_spread,
     lanes_take,
     room,
 )
-from stridekit.backends.cpu.pooling import ROW_VECTORS, SOURCE_VECTORS, SUM_VECTORS
+from stridekit.backends.cpu.pool_cutting import ROW_VECTORS, SOURCE_VECTORS, SUM_VECTORS
 from stridekit.backends.cpu.vector import TAGS, VECTOR_BYTES, get_int, load, next_task, read_ints, store, tags
 
 SPARE = VECTOR_BYTES // 4
@@ -44,6 +45,7 @@ class Window(NamedTuple):
     ----------
     low, high : bounds of the input coordinates that an average counts
     period : steps from one window with a tap at some coordinate to the next
+    index : from one pixel's index to the next pixel's
     block, blocks : pixels of the result in a block, and blocks
     """
 
@@ -56,6 +58,7 @@ class Window(NamedTuple):
     low: int
     high: int
     period: int
+    index: int
     block: int
     blocks: int
 
@@ -69,6 +72,7 @@ class Pooled(NamedTuple):
     lanes, most_lanes : how many there are, and in a block
     lane_blocks : blocks of them
     inside : whether neighbouring blocks are of the same pixels
+    index, lane_index : index of the first pixel, and from one lane's to the next lane's
     x, y, i and their steps : addresses, and bytes from one outer part, lane, slice, line and pixel to the next
         Of the input (or its gradient), the output (or its gradient), the indices; address 0 for none.
     blocks, blocks_per_task : blocks of the result, and how many of them a task takes
@@ -81,6 +85,8 @@ class Pooled(NamedTuple):
     most_lanes: int
     lane_blocks: int
     inside: int
+    index: int
+    lane_index: int
     x: int
     xn: int
     xc: int
@@ -327,7 +333,7 @@ def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: An
                         begun, taken = hi, min(hi + together, hp.last)
                         _take(tag, itemsize, r, line + wp.first * step, p.xc, step, (taken - begun) * width)
                     line, step = r.source + ((hi - begun) * width - wp.first) * r.pitch, r.pitch
-                number = (di * h.size + hi) * w.size
+                number = p.index + di * d.index + hi * h.index
                 _along(tag, acc, itemsize, in_place or together > 1, job, wp, r, line, step, number)
                 for od in range(d_first, d_stop, d.period):
                     for oh in range(h_first, h_stop, h.period):
@@ -394,7 +400,7 @@ def _scatter(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: 
     """Give each window's gradient to the pixel of its index; the block's are numbered without a gap."""
     d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
     w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
-    start = (dp.start * h.size + hp.start) * w.size + wp.start
+    start = p.index + dp.start * d.index + hp.start * h.index + wp.start * w.index
     pixels = (dp.stop - dp.start) * (hp.stop - hp.start) * (wp.stop - wp.start)
     od = _next_window(d, dp, dp.first)
     while od < dp.last:
@@ -405,7 +411,7 @@ def _scatter(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: 
                 come = y + od * p.yd + oh * p.yh + ow * p.yw
                 found = i + od * p.i_d + oh * p.i_h + ow * p.i_w
                 for lane in range(r.lanes):
-                    at = get_int(found + lane * p.i_c, 0) - start
+                    at = get_int(found + lane * p.i_c, 0) - start - lane * p.lane_index
                     # Those of other blocks go to a pixel that is left behind: a branch would be guessed wrong.
                     at = at if 0 <= at < pixels else pixels
                     to = r.sums + at * r.pitch + lane * itemsize
@@ -459,6 +465,8 @@ def pooling(dtype: str) -> int:
                 if not forward or p.y != 0:
                     _put(tag, itemsize, r.lanes, sums, r.pitch, target, *step, depth, height, columns)
                 if indexed:
+                    if p.lane_index != 0:
+                        lanes_number(acc, found, depth * height * columns, p.lane_index)
                     target = i + dp.start * p.i_d + hp.start * p.i_h + wp.start * p.i_w
                     _put(_INDEX, 8, r.lanes, found, r.found_pitch, target, p.i_c, p.i_d, p.i_h, p.i_w, depth, height,
                          columns)  # fmt: skip
