@@ -254,9 +254,8 @@ def parse_bytes(name: str, limit: int | str) -> int:
     unit = "b"
     if isinstance(limit, str):
         found = re.fullmatch(r"\s*([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([a-zA-Z]*)\s*", limit)
-        # A number alone, as text, is more likely meant in larger units: it is refused.
         if found:
-            number, unit = float(found[1]), found[2].lower()
+            number, unit = float(found[1]), found[2].lower() or "b"
     elif is_int(limit) and not isinstance(limit, bool):
         number = operator.index(limit)
     if number is None or unit not in _UNITS or not 0 <= number * _UNITS[unit] < 2**62:

@@ -177,7 +177,7 @@ KINDS: dict[str, set[str]] = {
     "count": {"2**40"},
     "count from 0": {"2**40", "zero"},
     "optional count": {"2**40", "none"},
-    "limit": {"2**40", "zero"},
+    "limit": {"2**40", "zero", "digit"},
     "optional limit": {"2**40", "zero", "none"},
     "flag": {"true", "false", "numpy bool"},
     "name": set(),

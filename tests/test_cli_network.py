@@ -131,6 +131,7 @@ def test_another_input_size_is_taken_where_the_layers_fit_it():
         (("small.toml", "--train", "--optimizer", "lion"), "wanted one of sgd, momentum, adam"),
         (("small.toml", "--fit", "much"), "--fit is 'much'"),
         (("small.toml", "--fit", "10"), "--fit is '10'; wanted an amount with its unit, such as 24GiB"),
+        (("small.toml", "--fit", "1.5 "), "--fit is '1.5 '"),
         (("small.toml", "--fit", ""), "--fit is ''"),
         (("small.toml", "--batch", "0"), "--batch is 0; wanted at least 1"),
         (("small.toml", "--optimizer", "adam"), "--optimizer adam is of a training step: give --train, too"),

@@ -127,8 +127,7 @@ KEYWORDS = (
     "x", "weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "layout", "activation",
     "precision", "out", "backend",
 )  # fmt: skip
-# Lengths that no memory holds may fail as NumPy does when it is asked for them.
-ALLOWED = (sk.StridekitError, TypeError, ValueError, MemoryError)
+ALLOWED = sk.StridekitError
 
 
 def label(value: Any) -> str:
@@ -191,7 +190,7 @@ def test_a_malformed_argument_of_plan_conv_ends_in_a_plan_or_an_honest_error(key
     arguments = {"input_shape": (1, 2, 6, 6), "weight_shape": (4, 2, 3, 3), "backend": "cpu", keyword: value}
     try:
         plan = sk.plan_conv(**arguments)
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         return
     assert plan.flops >= 0
     assert plan.vram.peak >= 0
@@ -204,7 +203,7 @@ def test_a_malformed_argument_of_plan_conv_ends_in_a_plan_or_an_honest_error(key
 def test_a_shape_that_holds_no_sizes_is_refused(name: str, axis: int, bad: Any) -> None:
     shapes = {"input_shape": [1, 2, 6, 6], "weight_shape": [4, 2, 3, 3]}
     shapes[name][axis] = bad
-    with pytest.raises((sk.ShapeError, TypeError)):
+    with pytest.raises(sk.ShapeError):
         sk.plan_conv(tuple(shapes["input_shape"]), tuple(shapes["weight_shape"]), backend="reference")
 
 
@@ -213,7 +212,7 @@ def test_a_shape_that_holds_no_sizes_is_refused(name: str, axis: int, bad: Any) 
 def test_a_malformed_argument_of_conv_geometry_ends_in_sizes_or_an_honest_error(keyword: str, value: Any) -> None:
     try:
         g = sk.conv_geometry(**{"input_size": (6, 6), "kernel_size": 3, keyword: value})
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         return
     assert min(g.output_size) >= 1
 
@@ -223,7 +222,7 @@ def test_set_num_threads_refuses_what_is_no_count(value: Any) -> None:
     before = sk.get_num_threads()
     try:
         sk.set_num_threads(value)
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         assert sk.get_num_threads() == before
     else:
         assert sk.get_num_threads() >= 1

@@ -96,7 +96,8 @@ def parse_amount(name: str, text: str) -> int:
     25769803776
     """
     try:
-        return parse_bytes(name, text)
+        # A number alone would be bytes, and is more likely meant in a larger unit.
+        return parse_bytes(name, "" if text.strip()[-1:].isdigit() else text)
     except ShapeError:
         raise ArgumentError(
             f"{name} is {shown(text)}; wanted an amount with its unit, such as 24GiB or 500MB"

@@ -71,10 +71,9 @@ def _ready(
     named: dict[str, Array] = dict(x) if isinstance(x, Mapping) else {layers[0].name: x}
     if set(named) != {layer.name for layer in layers}:
         wanted = ", ".join(layer.name for layer in layers)
-        raise ShapeError(
-            f"x holds {shown(list(named))}; {network.name} has the inputs {wanted}: give a dictionary of them"
-        )
-    called = {name: f"x[{name!r}]" if isinstance(x, Mapping) else "x" for name in named}
+        came = ", ".join(name if isinstance(name, str) else shown(name) for name in named)
+        raise ShapeError(f"{network.name} has the inputs {wanted}; give x as a dictionary of them, {came} came")
+    called = {name: name if isinstance(x, Mapping) else "x" for name in named}
     library, first = one_library({called[name]: array for name, array in named.items()}), named[layers[0].name]
     dtype = dtype_name(called[layers[0].name], first)
     shape = tuple(first.shape)
