@@ -68,7 +68,7 @@ def _phase(axis: AxisGeometry, first: int) -> AxisPhase:
     return AxisPhase(
         pixels,
         slice(low, high),
-        slice(last, tap - step if tap >= step else None, -step),
+        slice(last, None, -step),
         AxisGeometry(high - low, taps, 1, spread, low - start, stop - high),
     )
 
