@@ -90,8 +90,10 @@ def test_a_refusal_names_the_argument_what_came_and_what_was_wanted(
 
 
 def test_the_layout_is_named_as_the_cure_only_where_the_channels_are_the_last_axis() -> None:
-    with pytest.raises(sk.ShapeError, match="say so with layout, such as layout='NHWC'"):
-        sk.conv2d(np.ascontiguousarray(np.moveaxis(X, 1, -1)), W)
+    for rank, convolution in enumerate((sk.conv1d, sk.conv2d, sk.conv3d), 1):
+        x, weight = np.ones((1, 9, *(5,) * (rank - 1), 2), np.float32), np.ones((4, 2, *(2,) * rank), np.float32)
+        with pytest.raises(sk.ShapeError, match="say so with layout, such as layout="):
+            convolution(x, weight)
     with pytest.raises(sk.ShapeError, match=r"second axis must be 1$"):
         sk.conv2d(X[:, :1], W)
 

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -45,3 +49,20 @@ def test_what_turns_comes_up_evenly() -> None:
     chosen = [rows[number][1:] for number in thinned(rows, [1, 2])]
     counts = [chosen.count(pair) for pair in product(3, 4)]
     assert max(counts) - min(counts) <= 1
+
+
+@pytest.mark.thorough
+def test_the_short_run_and_what_it_leaves_out_are_all_and_the_short_one_asks_every_test_of_a_file() -> None:
+    file = Path(__file__).with_name("test_inputs.py")
+
+    def collected(*arguments: str) -> set[str]:
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", str(file), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=file.parents[1])
+        return {line for line in done.stdout.splitlines() if "::" in line}
+
+    short, thorough, every = (collected(*m) for m in ((), ("-m", "thorough"), ("-m", "thorough or not thorough")))
+    assert short.isdisjoint(thorough)
+    assert short | thorough == every
+    assert {re.sub(r"\[.*", "", name) for name in short} == {re.sub(r"\[.*", "", name) for name in every}
+    one = min(thorough)
+    assert collected(one) >= {one}, "named to its last bracket it runs"
