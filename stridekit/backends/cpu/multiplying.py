@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from stridekit.backends.cpu.compiling import entry, helper, inlined
 from stridekit.backends.cpu.finishing import NO_ACTIVATION, activate
 from stridekit.backends.cpu.gathering import NOWHERE, source_index
-from stridekit.backends.cpu.lanes import lanes_store
 from stridekit.backends.cpu.matrices import (
     IN_PLACE,
     INNER_COLUMNS,
@@ -23,6 +22,7 @@ from stridekit.backends.cpu.matrices import (
 )
 from stridekit.backends.cpu.matrix_tile import inner_tile, outer_tile
 from stridekit.backends.cpu.processor import host
+from stridekit.backends.cpu.runs import run_store
 from stridekit.backends.cpu.vector import (
     copy_vectors,
     fill_vectors,
@@ -223,7 +223,7 @@ def _finish(
     _fill(targets, base, m + 8 * _ROWS, row, rows)
     if get_int(m, _LAID) == IN_PLACE:
         for number in range(rows):
-            lanes_store(tag, get_int(targets, number) + column * b.size, b.size, sums + number * b.pitch, columns)
+            run_store(tag, get_int(targets, number) + column * b.size, b.size, sums + number * b.pitch, columns)
         return
     _fill(offsets, 0, m + 8 * _LANES, column, columns)
     for at in range(columns):
