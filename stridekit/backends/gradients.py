@@ -113,6 +113,7 @@ def _of_phase(problem: ConvProblem, axes: tuple[AxisGeometry, ...]) -> ConvProbl
     )
 
 
+@lru_cache(maxsize=4096)
 def every_pixel_read(problem: ConvProblem) -> bool:
     """Say whether the phases of an input gradient whose padding holds zeros cover all pixels."""
     return all(map(covered, problem.geometry.axes))
