@@ -32,6 +32,9 @@ class Lock(AbstractContextManager[bool], Protocol):
     def release(self) -> None:
         """Give it back."""
 
+    def _is_owned(self) -> bool:
+        """Say whether this thread has it."""
+
 
 def lock() -> Lock:
     """Make a reentrant lock that is free in a forked child; it lasts as long as the process.
@@ -64,7 +67,7 @@ def undisturbed(call: Callable[[], T]) -> T:
 
     An interrupt ends the wait for it, not the call; who asks again waits for what has been begun.
     """
-    if get_ident() != threading.main_thread().ident:
+    if get_ident() != threading.main_thread().ident or preparing._is_owned():
         with preparing:
             return call()
     results: list[T] = []

@@ -77,6 +77,8 @@ class TrackedUsage(Scope):
         Allocated in the block and alive now; an output counts until its last view is gone.
     peak : int
         The most that was alive at once.
+    limit : int or None
+        The most that may be, of a `budget` block.
     """
 
     def __init__(self, current: int = 0, peak: int = 0, *, limit: int | None = None) -> None:
