@@ -64,6 +64,7 @@ def check(network: Network, batch: int, dtype: str, backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @HOSTS
+@pytest.mark.rotated("backend")
 def test_what_is_predicted_is_what_is_allocated_to_the_byte(backend: str, dtype: str) -> None:
     for batch in (1, 4):
         check(drawn(every_operation(SIZE), dtype), batch, dtype, backend)
@@ -268,6 +269,7 @@ def beside(call: Any, counted: int) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("pixels", [False, True], ids=["classes", "pixels"])
+@pytest.mark.rotated("dtype")
 def test_the_engine_allocates_nothing_large_beside_its_arena(pixels: bool, dtype: str) -> None:
     network = drawn(every_operation((96, 88), pixels=pixels), dtype)
     x = given(network, 4, dtype)

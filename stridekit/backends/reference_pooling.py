@@ -72,10 +72,18 @@ def taps(problem: PoolProblem, windows: Sequence[slice], pixels: Sequence[slice]
             yield Tap(tuple(own for (own, _), _ in found), tuple(read for (_, read), _ in found))
 
 
-def _reaching(axis: AxisGeometry, windows: slice, pixels: slice) -> range:
+def _reaching(axis: AxisGeometry, windows: slice, pixels: slice) -> Sequence[int]:
     """Return the taps among which are all by which some of these windows reads some of these pixels."""
-    first = -(-(pixels.start + axis.pad_before - (windows.stop - 1) * axis.stride) // axis.dilation)
-    last = (pixels.stop - 1 + axis.pad_before - windows.start * axis.stride) // axis.dilation
+    if axis.kernel <= axis.size:
+        return _between(axis, windows.start, windows.stop - 1, pixels)
+    # Those of a longer kernel that lie in the padding of every window are not visited one by one.
+    each = (_between(axis, window, window, pixels) for window in range(windows.start, windows.stop))
+    return sorted(set(itertools.chain.from_iterable(each)))
+
+
+def _between(axis: AxisGeometry, window: int, last_window: int, pixels: slice) -> range:
+    first = -(-(pixels.start + axis.pad_before - last_window * axis.stride) // axis.dilation)
+    last = (pixels.stop - 1 + axis.pad_before - window * axis.stride) // axis.dilation
     return range(max(0, first), min(axis.kernel, last + 1))
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import RLock
 from typing import Any, NamedTuple
 
 import llvmlite.binding as llvm
@@ -26,6 +25,7 @@ from numba.core.runtime import rtsys
 
 from stridekit.backends.cpu.processor import host
 from stridekit.caching import cache_dir, read_own, sealed, unsealed, write_renamed
+from stridekit.concurrency import preparing, undisturbed
 
 
 @cache
@@ -65,7 +65,6 @@ class _Code(NamedTuple):
 
 
 _entries: dict[str, _Loaded] = {}
-_compiling = RLock()
 
 
 def entry(function: Callable[..., Any], name: str) -> int:
@@ -76,11 +75,13 @@ def entry(function: Callable[..., Any], name: str) -> int:
     int
         The address. `name` tells one function from another: it is compiled once in a process.
     """
-    if name not in _entries:
-        with _compiling:
-            if name not in _entries:
-                _entries[name] = _load(_code(function, name, types.void(types.int64, types.int64)))
-    return _entries[name].address
+
+    def made() -> _Loaded:
+        if name not in _entries:
+            _entries[name] = _load(_code(function, name, types.void(types.int64, types.int64)))
+        return _entries[name]
+
+    return (_entries.get(name) or undisturbed(made)).address
 
 
 def compiled_entries() -> list[str]:
@@ -99,15 +100,17 @@ def kernel(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
     signature = (types.void if nothing else types.int64)(*[types.int64] * count)
     prototype = ctypes.CFUNCTYPE(None if nothing else ctypes.c_int64, *[ctypes.c_int64] * count)
     called = name or f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
-    loaded: tuple[Callable[..., Any], _Loaded] | None = None
+    loaded: list[tuple[Callable[..., Any], _Loaded]] = []
+
+    def made() -> None:
+        if not loaded:
+            found = _load(_code(function, called, signature))
+            loaded.append((prototype(found.address), found))
 
     def call(*arguments: int) -> Any:
-        nonlocal loaded
-        if loaded is None:
-            with _compiling:
-                found = _load(_code(function, called, signature))
-            loaded = prototype(found.address), found
-        return loaded[0](*arguments)
+        if not loaded:
+            undisturbed(made)
+        return loaded[0][0](*arguments)
 
     return call
 
@@ -150,16 +153,12 @@ def _load(code: _Code) -> _Loaded:
     return _Loaded(int(engine.get_function_address(code.symbol)), engine)
 
 
-def _hold_compilers() -> None:
-    _compiling.acquire()
-    global_compiler_lock.acquire()
-
-
-def _release_compilers() -> None:
-    global_compiler_lock.release()
-    _compiling.release()
-
-
 if hasattr(os, "register_at_fork"):
-    # A child must not inherit a lock that a thread it does not have would release.
-    os.register_at_fork(before=_hold_compilers, after_in_parent=_release_compilers, after_in_child=_release_compilers)
+    # Numba's own lock, for what others compile with it. Held in the order in which `undisturbed` leads to it: what is
+    # registered last comes first.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+    os.register_at_fork(before=preparing.acquire, after_in_parent=preparing.release)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from stridekit import vram
 from stridekit.arrays import Array, channels_first_view, layout_view
 from stridekit.backends import memory_of
+from stridekit.concurrency import apart, cached_property
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory import Memory
 from stridekit.networks.execution.arena import Arena, plan_arena
@@ -147,7 +147,7 @@ class Program:
             parameters = self._parameters(memory)
             self._check_budget(0)
             arena, views = self._views(memory)
-            self._execute(memory, arena, {**views, **parameters}, given, None)
+            apart(self._execute, memory, arena, {**views, **parameters}, given, None)
             on_host = memory.library != "numpy" and all(isinstance(array, np.ndarray) for array in given.values())
             found = {}
             for name in self.schedule.outputs:
@@ -170,7 +170,7 @@ class Program:
             arena, views = self._views(memory)
             for name, shape in self.updated.items():
                 optimizer.prepare(self.context, name, shape, memory)
-            self._execute(memory, arena, {**views, **parameters, found.target: classes}, given, optimizer)
+            apart(self._execute, memory, arena, {**views, **parameters, found.target: classes}, given, optimizer)
             optimizer.steps += 1
             return float(views[found.loss][0])
 

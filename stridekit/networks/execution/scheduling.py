@@ -73,8 +73,8 @@ def schedule(network: Graph, batch: int, context: Context) -> Schedule:
     else:
         for layer in network.layers:
             made.forward(layer)
-        made.found.outputs = network.outputs
-        for name in network.outputs:
+        made.found.outputs = tuple(dict.fromkeys(network.outputs))
+        for name in made.found.outputs:
             value = made.found.values[name]
             made.found.values[name] = Value(name, value.shape, value.dtype, "output")
     return made.found
