@@ -246,7 +246,10 @@ def run_all(dtype: str, at_end: bool) -> None:
     for of in (replace(c, dtype=dtype) for c in (*CURATED, *LONG, paired) if c.batch):
         for gradient in (Gradient(of, direction) for direction in DIRECTIONS):
             operands = gradient.operands()
-            for plan in (gradient.plan("cpu"), small_caches(gradient, l2_bytes=1 << 12, threads=1)):
+            plans = [gradient.plan("cpu"), small_caches(gradient, l2_bytes=1 << 12, threads=1)]
+            if gradient.direction == "input_grad":
+                plans.append(replace(plans[1], algorithm="columns"))
+            for plan in plans:
                 print(f"{gradient}, {plan.algorithm}, {plan.device.l2_bytes}", flush=True)
                 wanted = plan.execute(*operands)
                 with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
