@@ -63,26 +63,48 @@ def _row_place(p: Any, group: int, row: int, element: int) -> Any:
 
 
 @helper
-def _lay_run(
-    tag: Any, acc: Any, p: Any, group: int, row: int, element: int, count: int, source: int, step: int
-) -> None:
-    """Write `count` neighbouring elements of a row, which come from weights `step` bytes apart."""
-    while count > 0:
+def _lay_flat(acc: Any, p: Any, group: int, row: int, source: int) -> None:
+    """Copy a row whose weights lie end to end."""
+    element = 0
+    while element < p.filters:
         at, room = _row_place(p, group, row, element)
-        number = min(count, room)
-        if p.flat != 0:
-            copy_bytes(at, source, number * p.itemsize)
-        else:
-            for i in range(number):
-                store(acc, at + i * p.itemsize, load(tag, source + i * step))
-        element, count, source = element + number, count - number, source + number * step
+        number = min(p.filters - element, room)
+        copy_bytes(at, source + element * p.itemsize, number * p.itemsize)
+        element += number
+
+
+@helper
+def _lay_one_by_one(tag: Any, acc: Any, p: Any, group: int, row: int, source: int) -> None:
+    """Write a row from weights anywhere: channel by channel, or tap by tap."""
+    inner = p.c if p.by_taps != 0 else p.t_w
+    step = p.w_c if p.by_taps != 0 else p.w_w
+    at, room, i, c, td, th, tw = 0, 0, 0, 0, 0, 0, 0
+    element = 0
+    while element < p.filters:
+        come = source + c * p.w_c + td * p.w_d + th * p.w_h + tw * p.w_w
+        done = 0
+        while done < inner:
+            if i == room:
+                at, room = _row_place(p, group, row, element)
+                i = 0
+            number = min(inner - done, room - i)
+            for _ in range(number):
+                store(acc, at + i * p.itemsize, load(tag, come))
+                i, come = i + 1, come + step
+            done, element = done + number, element + number
+        tw += 1 if p.by_taps != 0 else p.t_w
+        if tw == p.t_w:
+            tw, th = 0, th + 1
+            if th == p.t_h:
+                th, td = 0, td + 1
+                if td == p.t_d:
+                    td, c = 0, c + 1
 
 
 @inlined
 def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Lay rows out until none is left: all weights that one output channel is multiplied by."""
     p = Laying(*_read_laying(job))
-    taps = p.t_d * p.t_h * p.t_w
     while True:
         task = next_task(p.counter)
         if task >= p.tasks:
@@ -90,20 +112,9 @@ def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
         group, row = task // p.channels, task % p.channels
         source = p.weight + task * p.w_k
         if p.flat != 0:
-            _lay_run(tag, acc, p, group, row, 0, p.filters, source, p.itemsize)
+            _lay_flat(acc, p, group, row, source)
         else:
-            for c in range(1 if p.by_taps != 0 else p.c):
-                element = c * taps
-                for td in range(p.t_d):
-                    for th in range(p.t_h):
-                        at = source + c * p.w_c + td * p.w_d + th * p.w_h
-                        if p.by_taps == 0:
-                            _lay_run(tag, acc, p, group, row, element, p.t_w, at, p.w_w)
-                            element += p.t_w
-                        else:
-                            for tw in range(p.t_w):
-                                _lay_run(tag, acc, p, group, row, element, p.c, at + tw * p.w_w, p.w_c)
-                                element += p.c
+            _lay_one_by_one(tag, acc, p, group, row, source)
         if p.filters % p.vector != 0:
             at, room = _row_place(p, group, row, p.filters - 1)
             for i in range(1, room):
