@@ -13,11 +13,11 @@ from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
-from stridekit.backends.cpu.products import PlaneProduct, TurnedProduct, WindowProduct
+from stridekit.backends.cpu.products import DenseGradient, PlaneProduct, TurnedProduct, WindowProduct
 from stridekit.backends.cpu.scattering import ColumnsGradient
 from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.weights import RunTile
-from stridekit.backends.gradients import InputGradient, WeightGradient
+from stridekit.backends.gradients import WeightGradient
 from stridekit.concurrency import loaded, undisturbed
 from stridekit.memory import HOST, Memory
 
@@ -28,7 +28,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "input_grad": (
         *(JointInputGradient(algorithm, _MOVES) for algorithm in _TILES),
         ColumnsGradient(_MOVES),
-        *(InputGradient(algorithm, _MOVES) for algorithm in (TurnedProduct(), PlaneProduct())),
+        *(DenseGradient(algorithm, _MOVES) for algorithm in (TurnedProduct(), PlaneProduct())),
     ),
     "weight_grad": (WeightGradient(LanewiseTile()), RunTile(), WindowGradient(), PlaneGradient()),
 }

@@ -18,7 +18,7 @@ IN_PLACE, GATHERED, WINDOWS = range(3)
 """How a tile gets rows: where they lie end to end, copied from any strides, or as windows with their padding."""
 INNER_DEPTH = 2048
 """Elements that an inner product sums lane by lane before the lanes are added up."""
-OUTER_DEPTH = 32
+OUTER_DEPTH = 64
 """Rows of B that pass an outer product's sums at once, so that the sums are seldom read and written."""
 OUTER_VECTORS = 8
 """Vectors of columns of an outer product's tile of one row."""
@@ -26,7 +26,9 @@ INNER_COLUMNS = 8
 """Columns of an inner product's tile of one row."""
 INNER_TILES = {16: (2, 4), 32: (4, 6)}
 """Rows and columns of an inner product's tile, by vector registers: its sums, its rows and a column fit into them."""
-_OUTER_ROWS, _OUTER_BYTES = 48, 2048
+OUTER_ROWS = 48
+"""Rows of an outer product's task."""
+_OUTER_BYTES = 2048
 _INNER_ROWS, _INNER_COLUMNS = 32, 240
 SMALL_BYTES = 1 << 20
 """Bytes below which a second thread costs more than it saves, if there are few products: some 50 microseconds."""
@@ -158,7 +160,7 @@ def cut(sizes: Sizes, device: CpuDevice, *, outer: bool, itemsize: int, size: in
     threads = device.threads if flops >= SMALL_FLOPS or sizes.nbytes >= SMALL_BYTES else 1
     if outer:
         tile_rows, unit = device.tiles[max(device.tiles)], OUTER_VECTORS * lanes
-        row_block = min(rows, _OUTER_ROWS)
+        row_block = min(rows, OUTER_ROWS)
         # Of few rows the sums are few: then longer runs of each row of B.
         column_block = min(columns, max(unit, _OUTER_BYTES // itemsize) * (1 if rows > tile_rows else 2))
         depth_block = min(depth, OUTER_DEPTH)

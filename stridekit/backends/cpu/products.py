@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -44,6 +44,7 @@ from stridekit.backends.cpu.matrices import (
     end_to_end,
 )
 from stridekit.backends.cpu.processor import CpuDevice
+from stridekit.backends.gradients import InputGradient
 from stridekit.geometry import AxisGeometry
 from stridekit.padding import PADDING_MODES
 from stridekit.problem import ConvProblem
@@ -150,6 +151,16 @@ class Views:
 def turned(matrix: Matrix, views: Views) -> Matrix:
     """Exchange rows and elements."""
     return matrix._replace(rows=matrix.lanes, lanes=matrix.rows, laid=views.laid(matrix.rows))
+
+
+class DenseGradient(InputGradient):
+    """The input's gradient by one product: where there is one phase. Each of several would be begun from Python."""
+
+    def supports(self, problem: ConvProblem, device: Any) -> str:
+        """Return ``""`` for a stride of 1, else why not."""
+        if set(problem.geometry.stride) != {1}:
+            return "the stride has several phases"
+        return super().supports(problem, device)
 
 
 def all_pixels(problem: ConvProblem) -> int:

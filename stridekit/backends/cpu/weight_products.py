@@ -7,7 +7,7 @@ import numpy as np
 from stridekit.backends import Operands
 from stridekit.backends.cpu.algorithms import grouped_strides
 from stridekit.backends.cpu.jobs import WEIGHT, X, strides_of
-from stridekit.backends.cpu.matrices import INNER_DEPTH, Sizes
+from stridekit.backends.cpu.matrices import INNER_DEPTH, OUTER_DEPTH, OUTER_ROWS, Sizes
 from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.backends.cpu.products import (
     ADDING_UP,
@@ -77,7 +77,9 @@ class WindowGradient(_WeightProduct):
         """Return the modelled time of one group in vectors of products."""
         sizes = self.sizes(problem)
         vectors = sizes.rows * -(-sizes.columns // lanes)
-        return vectors * (OUTER * sizes.depth + _BEGINNING) + LAYING * sizes.depth * sizes.columns
+        # Windows of more pixels than are multiplied at once are laid anew for each block of filters.
+        times = 1 if sizes.depth <= OUTER_DEPTH else -(-sizes.rows // OUTER_ROWS)
+        return vectors * (OUTER * sizes.depth + _BEGINNING) + LAYING * times * sizes.depth * sizes.columns
 
 
 class PlaneGradient(_WeightProduct):
