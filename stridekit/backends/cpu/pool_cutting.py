@@ -132,7 +132,7 @@ def _block_cost(problem: PoolProblem, block: list[int], vectors: int, width: int
         windows, taps = read, min(axes[2].kernel, block[2])
     put = _moved(pixels, vectors, width, inside)
     if problem.direction != "forward" and problem.operation == "max":
-        return put + lines * (_LINE + read * (_WINDOW + vectors * width * _SCATTERED))
+        return put + lines * (_LINE + read * (3 * _WINDOW + vectors * width * _SCATTERED))
     along = windows * (_WINDOW + taps * vectors) + read * vectors * per_pixel
     return put + lines * (_LINE + _moved(read, vectors, width, inside) + along) + rows * block[2] * vectors
 
