@@ -5,8 +5,9 @@ Names are loaded on first use: importing stridekit imports nothing but the stand
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from stridekit.concurrency import loaded
 
 if TYPE_CHECKING:
     from stridekit import networks as networks
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from stridekit.errors import DtypeError as DtypeError
     from stridekit.errors import ImageError as ImageError
     from stridekit.errors import LayoutError as LayoutError
+    from stridekit.errors import MissingExtraError as MissingExtraError
     from stridekit.errors import NetworkError as NetworkError
     from stridekit.errors import ShapeError as ShapeError
     from stridekit.errors import StridekitError as StridekitError
@@ -80,6 +82,7 @@ _HOMES = {
     "BackendUnavailableError": "errors",
     "VramBudgetError": "errors",
     "ImageError": "errors",
+    "MissingExtraError": "errors",
     "NetworkError": "errors",
 }
 _MODULES = ("networks", "vram")
@@ -89,9 +92,9 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"stridekit.{_HOMES[name]}"), name)
+        value = getattr(loaded(f"stridekit.{_HOMES[name]}"), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"stridekit.{name}")
+        value = loaded(f"stridekit.{name}")
     elif name == "__version__":
         from importlib.metadata import version
 

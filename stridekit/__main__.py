@@ -10,14 +10,25 @@ NEEDED = ("typer", "rich", "matplotlib", "PIL")
 
 def main() -> int:
     """Run the command line; return its exit status."""
-    missing = [name for name in NEEDED if find_spec(name) is None]
+    missing = [name for name in NEEDED if not _there(name)]
+    why = ""
+    if not missing:
+        try:
+            from stridekit.cli import run
+        except ImportError as error:
+            missing, why = [error.name or "its libraries"], f" ({' '.join(str(error).split())})"
     if missing:
         names = ", ".join(missing)
-        print(f"stridekit: the command line needs {names}: pip install '.[cli]' in the clone", file=sys.stderr)
+        print(f"stridekit: the command line needs {names}{why}: pip install '.[cli]' in the clone", file=sys.stderr)
         return 2
-    from stridekit.cli import run
-
     return run(sys.argv[1:])
+
+
+def _there(name: str) -> bool:
+    try:
+        return find_spec(name) is not None
+    except (ImportError, ValueError):  # What hides a module may say so by either.
+        return False
 
 
 if __name__ == "__main__":

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from stridekit.arguments import as_real, items_of, shown
 from stridekit.errors import ShapeError
 
 ActivationArgument: TypeAlias = str | tuple[str, float] | None
@@ -37,22 +37,17 @@ def parse_activation(argument: ActivationArgument) -> Activation | None:
         return None
     if isinstance(argument, str):
         if argument in ACTIVATIONS and argument != "leaky_relu":
-            return Activation(argument)
-    elif isinstance(argument, Sequence) and len(argument) == 2 and argument[0] == "leaky_relu":
-        slope = _slope(argument[1])
-        if abs(slope) <= _LARGEST_SLOPE:
-            return Activation("leaky_relu", slope)
+            return Activation(str(argument))
+    else:
+        items = items_of(argument)
+        if items is not None and len(items) == 2 and isinstance(items[0], str) and items[0] == "leaky_relu":
+            slope = as_real(items[1])
+            if abs(slope) <= _LARGEST_SLOPE:
+                return Activation("leaky_relu", slope)
     raise ShapeError(
-        f"activation is {argument!r}; wanted None, 'relu', 'relu6', 'silu', 'gelu' or ('leaky_relu', slope), the "
+        f"activation is {shown(argument)}; wanted None, 'relu', 'relu6', 'silu', 'gelu' or ('leaky_relu', slope), the "
         f"slope a finite float32"
     )
-
-
-def _slope(value: object) -> float:
-    try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError, OverflowError):
-        return math.nan
 
 
 def apply_activation(values: np.ndarray, activation: Activation) -> None:

@@ -7,6 +7,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
+from stridekit.arguments import shown
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
 
 Array: TypeAlias = Any
@@ -37,6 +39,12 @@ def library_of(name: str, array: Array) -> str:
     came = kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
     hint = "" if array is None else f", such as numpy.asarray({name}, 'float32')"
     raise DtypeError(f"{name} is a {came}; wanted a NumPy array{hint}")
+
+
+def shape_of(name: str, array: Array) -> tuple[int, ...]:
+    """Return the shape of the array called `name`; what is no array is refused."""
+    library_of(name, array)
+    return tuple(array.shape)
 
 
 def one_library_error(libraries: dict[str, str]) -> BackendUnavailableError:
@@ -79,17 +87,17 @@ def dtype_name(name: str, array_or_dtype: Any) -> str:
     DtypeError
         Naming the cast that would help.
     """
-    # numpy.float32, the class, has an attribute `dtype` that is none.
-    of_array = hasattr(array_or_dtype, "dtype") and not isinstance(array_or_dtype, type)
-    dtype = array_or_dtype.dtype if of_array else array_or_dtype
-    if isinstance(dtype, str) and dtype == "bfloat16":
-        return dtype
     try:
+        # numpy.float32, the class, has an attribute `dtype` that is none.
+        of_array = not isinstance(array_or_dtype, type) and isinstance(getattr(array_or_dtype, "dtype", None), np.dtype)
+        dtype = array_or_dtype.dtype if of_array else array_or_dtype
+        if isinstance(dtype, str) and dtype == "bfloat16":
+            return "bfloat16"
         if dtype is None:
             raise TypeError
         dtype = np.dtype(dtype)
-    except TypeError:
-        raise DtypeError(f"{name} is {dtype!r}; wanted one of {', '.join(DTYPES)}") from None
+    except Exception:
+        raise DtypeError(f"{name} is {shown(array_or_dtype)}; wanted one of {', '.join(DTYPES)}") from None
     known = _supported_name(dtype)
     if known:
         return known
@@ -106,12 +114,13 @@ def _supported_name(dtype: np.dtype[Any]) -> str:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
+    return _bfloat16() if name == "bfloat16" else np.dtype(name)
 
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
+
+@cache
+def _bfloat16() -> np.dtype[Any]:
+    bfloat16: np.dtype[Any] = np.dtype(loaded("ml_dtypes").bfloat16)
+    return bfloat16
 
 
 def itemsize(name: str) -> int:
@@ -130,8 +139,8 @@ def channels_last_layout(layout: str | None, rank: int) -> bool:
     if layout is None:
         return False
     first, last = LAYOUTS[rank]
-    if layout not in (first, last):
-        raise LayoutError(f"layout is {layout!r}; wanted {first!r} or {last!r} for {rank} spatial axes")
+    if not isinstance(layout, str) or layout not in (first, last):
+        raise LayoutError(f"layout is {shown(layout)}; wanted {first!r} or {last!r} for {rank} spatial axes")
     return layout == last
 
 

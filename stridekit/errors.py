@@ -31,6 +31,10 @@ class ImageError(StridekitError, ValueError):
     """A picture that is missing, unreadable or of no usable kind."""
 
 
+class MissingExtraError(StridekitError, ModuleNotFoundError):
+    """A library that need not be installed, and is wanted; the message says how to get it."""
+
+
 class NetworkError(StridekitError, ValueError):
     """A network that cannot be read, or whose layers do not fit together; the message names the layer."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from stridekit.arguments import as_shape
 from stridekit.arrays import (
@@ -17,6 +16,7 @@ from stridekit.arrays import (
     one_dtype,
     one_library,
     plain,
+    shape_of,
 )
 from stridekit.backends import load_backend
 from stridekit.errors import ShapeError
@@ -77,7 +77,7 @@ def conv_input_grad(
     """
     shape = as_shape("input_shape", input_shape)
     return _gradient(
-        "input_grad", shape, tuple(getattr(weight, "shape", ())), {"weight": weight, "grad_output": grad_output},
+        "input_grad", shape, shape_of("weight", weight), {"weight": weight, "grad_output": grad_output},
         stride, padding, dilation, groups, padding_mode, layout, precision, out, backend,
     )  # fmt: skip
 
@@ -127,7 +127,7 @@ def conv_weight_grad(
     """
     shape = as_shape("weight_shape", weight_shape)
     return _gradient(
-        "weight_grad", tuple(getattr(input, "shape", ())), shape, {"input": input, "grad_output": grad_output},
+        "weight_grad", shape_of("input", input), shape, {"input": input, "grad_output": grad_output},
         stride, padding, dilation, groups, padding_mode, layout, precision, out, backend,
     )  # fmt: skip
 
@@ -151,9 +151,10 @@ def _gradient(
     grad_output = operands["grad_output"]
     rank = len(weight_shape) - 2
     if rank not in (1, 2, 3) or not len(input_shape) == grad_output.ndim == rank + 2:
+        input_name, weight_name = ("input_shape", "weight") if "weight" in operands else ("input", "weight_shape")
         raise ShapeError(
-            f"input, weight and grad_output have {len(input_shape)}, {len(weight_shape)} and {grad_output.ndim} axes; "
-            f"wanted 3, 4 or 5, the same of each: batch and channels, then 1 to 3 spatial axes"
+            f"{input_name} has {len(input_shape)} axes, {weight_name} {len(weight_shape)} and grad_output "
+            f"{grad_output.ndim}; wanted 3, 4 or 5, the same of each: batch and channels, then 1 to 3 spatial axes"
         )
     last = channels_last_layout(layout, rank)
     # The first operand over pixels says how the result, or the input, lies.
@@ -163,9 +164,9 @@ def _gradient(
         weight_shape,
         dtype=one_dtype(operands),
         memory_order=memory_order(channels_first_view(followed, last)) or MEMORY_ORDERS[last],
-        stride=_tuple(stride),
+        stride=stride,
         padding=padding,
-        dilation=_tuple(dilation),
+        dilation=dilation,
         groups=groups,
         padding_mode=padding_mode,
         precision=precision,
@@ -175,12 +176,9 @@ def _gradient(
     if tuple(grad_output.shape) != wanted:
         raise ShapeError(
             f"grad_output has shape {tuple(grad_output.shape)}; the convolution of an input {input_shape} with a "
-            f"weight {weight_shape} gives {wanted}"
+            f"weight {weight_shape}, stride {problem.geometry.stride} and padding {problem.geometry.padding} gives "
+            f"{wanted}"
         )
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(followed))
     return plan.execute(*operands.values(), out=out)
-
-
-def _tuple(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list) else value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
-from stridekit.arguments import as_int, counted, is_int
+from stridekit.arguments import as_int, counted, is_int, items_of, one_of, shown
 from stridekit.errors import ShapeError
 
 Padding: TypeAlias = str | int | Sequence[int | tuple[int, int]]
@@ -32,16 +32,14 @@ def resolve_padding(
         amount = as_int("padding", padding)
         pairs: PaddingPairs = ((amount, amount),) * rank
     else:
-        try:
-            given: Any = padding
-            items: tuple[Any, ...] = tuple(given)
-        except TypeError:
-            raise ShapeError(f"padding is {padding!r}; {_PADDING_FORMS}") from None
+        items = items_of(padding)
+        if items is None:
+            raise ShapeError(f"padding is {shown(padding)}; {_PADDING_FORMS}")
         if len(items) != rank:
             raise ShapeError(f"padding has {counted(items)} for {rank} spatial axes; {_PADDING_FORMS}")
         pairs = tuple(_pair(item) for item in items)
     if any(amount < 0 for pair in pairs for amount in pair):
-        raise ShapeError(f"padding is {padding!r}; no value may be negative (slice the input instead)")
+        raise ShapeError(f"padding is {shown(padding)}; no value may be negative (slice the input instead)")
     return pairs
 
 
@@ -49,7 +47,7 @@ def _named_padding(
     name: str, sizes: Sequence[int], kernels: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
 ) -> PaddingPairs:
     if name not in PADDING_NAMES:
-        raise ShapeError(f"padding is {name!r}; {_PADDING_FORMS}")
+        raise ShapeError(f"padding is {shown(name)}; {_PADDING_FORMS}")
     if name == "causal" and len(sizes) != 1:
         raise ShapeError(f"padding 'causal' is for one spatial axis, not {len(sizes)}; give (before, after) pairs")
     pairs = []
@@ -70,8 +68,7 @@ def _named_padding(
 
 def check_padding_mode(mode: str, pairs: PaddingPairs, sizes: Sequence[int]) -> None:
     """Raise `ShapeError` unless `mode` is known and the input is large enough to be padded so."""
-    if mode not in PADDING_MODES:
-        raise ShapeError(f"padding_mode is {mode!r}; wanted one of {', '.join(PADDING_MODES)}")
+    one_of("padding_mode", mode, PADDING_MODES)
     for number, (size, pair) in enumerate(zip(sizes, pairs, strict=True)):
         most = {"reflect": size - 1, "circular": size}.get(mode)
         if most is not None and max(pair) > most:
@@ -121,8 +118,7 @@ def _pair(item: Any) -> tuple[int, int]:
     if is_int(item):
         amount = as_int("padding", item)
         return amount, amount
-    try:
-        before, after = item
-    except (TypeError, ValueError):
-        raise ShapeError(f"padding holds {item!r}; {_PADDING_FORMS}") from None
-    return as_int("padding", before), as_int("padding", after)
+    pair = items_of(item)
+    if pair is None or len(pair) != 2:
+        raise ShapeError(f"padding holds {shown(item)}; {_PADDING_FORMS}")
+    return as_int("padding", pair[0]), as_int("padding", pair[1])

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from stridekit import vram
+from stridekit.arguments import as_flag, as_int
 from stridekit.arrays import (
     Array,
     address,
@@ -28,6 +28,7 @@ from stridekit.arrays import (
     writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
+from stridekit.concurrency import Remembering, apart, cached_property
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
 from stridekit.memory import HOST, Memory
@@ -69,7 +70,7 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Remembering):
     """A decision, made once and executed many times.
 
     Attributes
@@ -128,6 +129,7 @@ class Plan:
 
     def workspace_bytes(self, *, packed: bool = False) -> int:
         """Bytes of workspace that `execute` allocates, with weights as given or from `pack`."""
+        packed = as_flag("packed", packed)
         if self.problem.batch == 0:
             return 0
         return whole_units(self._algorithm.workspace(self.problem, self.device, packed=packed), self.device)
@@ -137,6 +139,8 @@ class Plan:
 
         Parameters
         ----------
+        packed, out_given : bool
+            Whether the weight comes from `pack`, and whether ``out=`` is given.
         limit : int, optional
             Bytes, where there is less than the budget allows.
 
@@ -145,6 +149,8 @@ class Plan:
         VramBudgetError
             With the smallest budget that works, if none does.
         """
+        packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
+        limit = None if limit is None else as_int("limit", limit, 0)
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
         if not bounds or self.problem.batch == 0:
             return self._whole[packed]
@@ -154,7 +160,7 @@ class Plan:
     @cached_property
     def _whole(self) -> dict[bool, Schedule]:
         """The schedules without a limit, for weights as given and packed."""
-        return {each: Schedule(self.device, (), 0, self.workspace_bytes(packed=each)) for each in (False, True)}
+        return {each: Schedule(self.device, None, 0, self.workspace_bytes(packed=each)) for each in (False, True)}
 
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
@@ -271,7 +277,7 @@ class Plan:
     def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array) -> Array:
         """Run in `workspace`, which no sample needs none of."""
         if self.problem.batch:
-            self._run(schedule, operands, workspace[: schedule.workspace_bytes], target)
+            apart(self._run, schedule, operands, workspace[: schedule.workspace_bytes], target)
         elif self.problem.direction == "weight_grad":
             # The sum over no samples.
             target[...] = 0
@@ -301,7 +307,7 @@ class Plan:
 
     def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
         algorithm, device = self._algorithm, schedule.device
-        if len(schedule.tiles) < 2:
+        if schedule.tiles is None:
             algorithm.run(self.problem, device, operands, workspace, target)
             return
         packed = operands.packed_weight

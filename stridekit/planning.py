@@ -7,25 +7,35 @@ their reason, the cost of each is modelled and the least is taken. Only `Plan.ex
 from __future__ import annotations
 
 import os
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
 from stridekit.activation import ActivationArgument
-from stridekit.arguments import as_int
+from stridekit.arguments import as_shape, shown
 from stridekit.arrays import (
     MEMORY_ORDERS,
     channels_first_shape,
     channels_last_layout,
     dtype_name,
 )
-from stridekit.backends import Device, algorithms_of, backend_for, load_backend, profile_called
+from stridekit.backends import Device, algorithms_of, backend_for, load_backend, profile_called, unknown_backend
+from stridekit.concurrency import Scope, opened, still_open
 from stridekit.errors import BackendUnavailableError, ShapeError
 from stridekit.padding import Padding
 from stridekit.plan import Candidate, Plan
 from stridekit.problem import ConvProblem, conv_problem
 
-_scope: ContextVar[str | None] = ContextVar("stridekit_backend", default=None)
+
+class _Choice(Scope):
+    """A backend that `use_backend` names."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_choices: ContextVar[tuple[_Choice, ...]] = ContextVar("stridekit_backend", default=())
 
 
 def plan_conv(
@@ -86,19 +96,13 @@ def plan_conv(
     >>> plan.output_shape, plan.flops
     ((1, 64, 112, 112), 236027904)
     """
-    for name, shape in (("input_shape", input_shape), ("weight_shape", weight_shape)):
-        if hasattr(shape, "shape"):
-            raise ShapeError(f"{name} is an array; wanted its shape, such as x.shape")
+    input_shape, weight_shape = as_shape("input_shape", input_shape), as_shape("weight_shape", weight_shape)
     rank = len(weight_shape) - 2
     if rank not in (1, 2, 3) or len(input_shape) != rank + 2:
         raise ShapeError(
             f"input_shape has {len(input_shape)} axes and weight_shape {len(weight_shape)}; wanted 3, 4 or 5 each: "
             f"batch and channels, filters and channels, then 1 to 3 spatial axes"
         )
-    input_shape = tuple(as_int("input_shape", size) for size in input_shape)
-    weight_shape = tuple(as_int("weight_shape", size) for size in weight_shape)
-    if min(input_shape[0], *weight_shape) < 0:
-        raise ShapeError(f"input_shape {input_shape} and weight_shape {weight_shape} hold a negative size")
     last = channels_last_layout(layout, rank)
     problem = conv_problem(
         channels_first_shape(input_shape, last),
@@ -115,13 +119,30 @@ def plan_conv(
         precision=precision,
         direction=direction,
     )
+    return choose_plan(problem, layout, *place_to_plan_for(device, backend))
+
+
+def place_to_plan_for(device: Device | str | None, backend: str) -> tuple[str, str, Device]:
+    """Return the backend, the reason for it, and the device, where none has been given an array yet.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Unless `device` is a profile's name or a device of the backend.
+    """
     if isinstance(device, str):
         name, known = profile_called(device)
-        if backend not in ("auto", name):
+        if asked_name(backend) not in ("auto", name):
             raise BackendUnavailableError(f"device is {device!r}, of backend {name!r}, and backend is {backend!r}")
-        return choose_plan(problem, layout, name, f"asked for the profile {device}", known)
+        return name, f"asked for the profile {device}", known
     name, reason = choose_backend(backend, "numpy")
-    return choose_plan(problem, layout, name, reason, load_backend(name).device() if device is None else device)
+    own = load_backend(name).device()
+    if device is not None and not isinstance(device, type(own)):
+        raise BackendUnavailableError(
+            f"device is {shown(device)}, which is no {type(own).__name__}, as backend {name!r} has; wanted a profile's "
+            f"name such as 'H200', or None"
+        )
+    return name, reason, own if device is None else device
 
 
 def choose_backend(argument: str, library: str) -> tuple[str, str]:
@@ -136,6 +157,13 @@ def choose_backend(argument: str, library: str) -> tuple[str, str]:
     return asked
 
 
+def asked_name(backend: object) -> str:
+    """Read the argument `backend`."""
+    if not isinstance(backend, str) or not backend:
+        raise unknown_backend(backend)
+    return str(backend)
+
+
 def asked_backend(argument: str) -> tuple[str, str] | None:
     """Return the backend that was asked for and by what, or None if the choice is left to stridekit.
 
@@ -144,9 +172,10 @@ def asked_backend(argument: str) -> tuple[str, str] | None:
     BackendUnavailableError
         If there is none of that name, or it cannot run here.
     """
+    choices = still_open(_choices)
     sources = [
-        (argument, "argument"),
-        (_scope.get(), "use_backend"),
+        (asked_name(argument), "argument"),
+        (choices[-1].name if choices else None, "use_backend"),
         (os.environ.get("STRIDEKIT_BACKEND"), "STRIDEKIT_BACKEND"),
     ]
     for name, source in sources:
@@ -204,16 +233,18 @@ class use_backend:  # noqa: N801
     """
 
     def __init__(self, name: str):
-        if name != "auto":
+        if asked_name(name) != "auto":
             load_backend(name)
         self._name = name
-        self._tokens: list[Token[str | None]] = []
+        self._entered: list[AbstractContextManager[object]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_scope.set(self._name))
+        entered = opened(_choices, _Choice(self._name))
+        self._entered.append(entered)
+        entered.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        _scope.reset(self._tokens.pop())
+        self._entered.pop().__exit__(None, None, None)
 
 
 def _seconds(cost: float) -> str:

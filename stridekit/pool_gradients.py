@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_shape, shown
 from stridekit.arrays import LAYOUTS, Array, library_of
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding
@@ -114,12 +114,8 @@ def avg_pool_grad(
     >>> sk.avg_pool_grad((1, 1, 5), np.array([[[6.0, 12.0]]]), 3, stride=2).tolist()
     [[[2.0, 2.0, 6.0, 4.0, 4.0]]]
     """
-    if hasattr(input_shape, "shape"):
-        raise ShapeError("input_shape is an array; wanted its shape, such as x.shape")
-    shape = tuple(as_int("input_shape", size) for size in input_shape)
+    shape = as_shape("input_shape", input_shape)
     _check_rank("input_shape", shape)
-    if shape[0] < 0:
-        raise ShapeError(f"input_shape is {shape}; the batch cannot be negative")
     library_of("grad_output", grad_output)
     if grad_output.ndim != len(shape):
         raise ShapeError(
@@ -146,5 +142,5 @@ def avg_pool_grad(
 def _check_rank(name: str, shape: tuple[int, ...]) -> None:
     if len(shape) - 2 not in LAYOUTS:
         raise ShapeError(
-            f"{name} has {len(shape)} axes {shape}; wanted 3, 4 or 5: batch, channels and 1 to 3 spatial axes"
+            f"{name} has {len(shape)} axes {shown(shape)}; wanted 3, 4 or 5: batch, channels and 1 to 3 spatial axes"
         )

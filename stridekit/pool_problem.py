@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
-from stridekit.arguments import per_axis
+from stridekit.arguments import as_flag, per_axis
 from stridekit.arrays import itemsize
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.geometry import AxisGeometry, ConvGeometry, conv_geometry
 from stridekit.padding import Padding, PaddingPairs, resolve_padding
-from stridekit.problem import LARGEST
+from stridekit.problem import ADDRESSABLE, LARGEST
 
 
 @dataclass(frozen=True)
-class PoolProblem:
+class PoolProblem(Remembering):
     """A pooling, or the gradient of one: sizes, dtype and memory order, all checked.
 
     Whatever the direction, input and output are those of the forward pooling.
@@ -102,9 +102,8 @@ def pool_problem(
     ShapeError
         Naming the argument, what came and what was wanted.
     """
-    for name, flag in (("ceil_mode", ceil_mode), ("count_include_pad", count_include_pad)):
-        if not isinstance(flag, bool):
-            raise ShapeError(f"{name} is {flag!r}; wanted True or False")
+    ceil_mode = as_flag("ceil_mode", ceil_mode)
+    count_include_pad = as_flag("count_include_pad", count_include_pad)
     batch, channels, *sizes = input_shape
     if channels < 1:
         raise ShapeError(f"input {input_shape} needs at least one channel")
@@ -126,6 +125,9 @@ def pool_problem(
     largest = max(*input_shape, *kernel, *steps, *spread, *(amount for pair in reached for amount in pair))
     if largest > LARGEST:
         raise ShapeError(f"the largest size, step or padding of a pooling is 2**40; {largest} came")
+    for name, shape in (("input", input_shape), ("output", (batch, channels, *geometry.output_size))):
+        if math.prod(shape) * itemsize(dtype) > ADDRESSABLE:
+            raise ShapeError(f"{name} is {shape}, which takes more than 2**63 - 1 bytes; padding is {pairs}")
     counted = tuple(
         (-before, size + after) if count_include_pad else (0, size)
         for size, (before, after) in zip(sizes, pairs, strict=True)

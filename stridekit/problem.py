@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 from stridekit.activation import Activation, ActivationArgument, parse_activation
-from stridekit.arguments import as_int
+from stridekit.arguments import as_flag, as_int, one_of
 from stridekit.arrays import DTYPES, MEMORY_ORDERS, itemsize
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
 from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.padding import Padding
@@ -17,10 +18,12 @@ PRECISIONS = ("ieee", "tf32")
 DIRECTIONS = ("forward", "input_grad", "weight_grad")
 LARGEST = 2**40
 """The largest size, step or padding: with the bytes of an element and a few more axes it still fits 64 bits."""
+ADDRESSABLE = 2**63 - 1
+"""The most bytes of one array."""
 
 
 @dataclass(frozen=True)
-class ConvProblem:
+class ConvProblem(Remembering):
     """A convolution, or a gradient of one: sizes, dtype and memory order, all checked.
 
     Whatever the direction, input, weight and output are those of the forward convolution.
@@ -171,9 +174,9 @@ def conv_problem(
     *,
     dtype: str,
     memory_order: str,
-    stride: int | tuple[int, ...] = 1,
+    stride: int | Sequence[int] = 1,
     padding: Padding = 0,
-    dilation: int | tuple[int, ...] = 1,
+    dilation: int | Sequence[int] = 1,
     groups: int = 1,
     padding_mode: str = "zeros",
     bias: bool = False,
@@ -212,14 +215,14 @@ def conv_problem(
             f"second axis must be {channels // groups}{hint}"
         )
     _check_kind(dtype, precision, memory_order)
-    if direction not in DIRECTIONS:
-        raise ShapeError(f"direction is {direction!r}; wanted one of {', '.join(DIRECTIONS)}")
+    direction, bias = one_of("direction", direction, DIRECTIONS), as_flag("bias", bias)
     if direction == "weight_grad" and (bias or activation is not None):
         raise ShapeError("a weight gradient takes neither bias nor activation")
     geometry = conv_geometry(
         size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
     )
-    _check_magnitude(input_shape, weight_shape, geometry)
+    output_shape = (batch, filters, *geometry.output_size)
+    _check_magnitude({"input": input_shape, "weight": weight_shape, "output": output_shape}, geometry, dtype)
     return ConvProblem(
         direction=direction,
         batch=batch,
@@ -267,7 +270,8 @@ def transposed_problem(
     if channels % groups:
         raise ShapeError(f"groups is {groups}; it must divide the {channels} input channels")
     _check_kind(dtype, precision, memory_order)
-    _check_magnitude(grad_shape, weight_shape, geometry)
+    result_shape = (batch, per_group * groups, *geometry.input_size)
+    _check_magnitude({"x": grad_shape, "weight": weight_shape, "result": result_shape}, geometry, dtype)
     return ConvProblem(
         direction="input_grad",
         batch=batch,
@@ -285,29 +289,29 @@ def transposed_problem(
 
 
 def _groups(groups: int) -> int:
-    groups = as_int("groups", groups)
-    if groups < 1:
-        raise ShapeError(f"groups is {groups}; wanted at least 1")
-    return groups
+    return as_int("groups", groups, 1)
 
 
 def _check_kind(dtype: str, precision: str, memory_order: str) -> None:
-    if dtype not in DTYPES:
-        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
-    if precision not in PRECISIONS:
-        raise DtypeError(f"precision is {precision!r}; wanted one of {', '.join(PRECISIONS)}")
-    if memory_order not in MEMORY_ORDERS:
-        raise LayoutError(f"memory_order is {memory_order!r}; wanted one of {', '.join(MEMORY_ORDERS)}")
+    one_of("dtype", dtype, DTYPES, error=DtypeError)
+    one_of("precision", precision, PRECISIONS, error=DtypeError)
+    one_of("memory_order", memory_order, MEMORY_ORDERS, error=LayoutError)
 
 
-def _check_magnitude(input_shape: tuple[int, ...], weight_shape: tuple[int, ...], geometry: ConvGeometry) -> None:
-    named = {
-        "input": input_shape,
-        "weight": weight_shape,
+def _check_magnitude(shapes: dict[str, tuple[int, ...]], geometry: ConvGeometry, dtype: str) -> None:
+    """Refuse sizes and steps, by name, that 64 bits do not hold together, and arrays of more bytes than they count."""
+    steps = {
         "stride": geometry.stride,
         "dilation": geometry.dilation,
         "padding": tuple(amount for pair in geometry.padding for amount in pair),
     }
-    for name, values in named.items():
+    given = {name: shape for name, shape in shapes.items() if name not in ("output", "result")}
+    for name, values in {**given, **steps}.items():
         if max(values) > LARGEST:
             raise ShapeError(f"{name} holds {max(values)}; the largest size or step is 2**40")
+    for name, shape in shapes.items():
+        if math.prod(shape) * itemsize(dtype) > ADDRESSABLE:
+            raise ShapeError(
+                f"{name} is {shape}, which takes more than 2**63 - 1 bytes; stride is {geometry.stride}, dilation "
+                f"{geometry.dilation} and padding {geometry.padding}"
+            )

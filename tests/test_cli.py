@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 from rich.console import Console
 from typer.testing import CliRunner
@@ -17,6 +18,7 @@ from stridekit import __main__ as command
 from stridekit.cli import app, run
 from stridekit.compare.images import zone_plate
 from stridekit.geometry import conv_geometry
+from stridekit.report import check_free, written_before
 from stridekit.report.tables import tables_of
 from stridekit.report.windows import describe_axis, draw_axis
 
@@ -66,12 +68,14 @@ def test_compare_names_the_device_first_then_prints_every_stride_and_writes_its_
     assert [row["output_size"] for row in stored["rows"]] == [[30, 40], [15, 20], [15, 40]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_says_what_speed_is_compared_with_if_stride_1_was_not_asked_for(picture):
     result = invoke("compare", picture, "--strides", "2", *QUICK)
     assert "Speedup is over stride 1, measured as the baseline" in result.stdout
     assert "Speedup is over" not in invoke("compare", picture, "--strides", "1", *QUICK).stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pooling_and_backward_are_compared_when_asked(folder, picture):
     plain = invoke("compare", picture, "--strides", "1,2", *QUICK)
     assert plain.exit_code == 0
@@ -92,6 +96,7 @@ def test_pooling_and_backward_are_compared_when_asked(folder, picture):
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
+@pytest.mark.usefixtures("undrawn")
 def test_no_number_is_cut_off_when_piped(picture, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     result = invoke("compare", picture, "--strides", "1,10x3", *QUICK)
@@ -114,6 +119,7 @@ def test_a_narrow_terminal_folds_numbers_and_never_cuts_them(columns):
     assert max(map(len, text.splitlines())) <= columns
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_takes_weights_and_asymmetric_padding(folder, picture):
     np.save("w.npy", np.random.default_rng(0).standard_normal((3, 3, 5, 3)))
     result = invoke(
@@ -128,6 +134,7 @@ def test_compare_takes_weights_and_asymmetric_padding(folder, picture):
     assert stored["rows"][0]["output_size"] == list(geometry.output_size)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_environment_chooses_the_backend(picture, monkeypatch):
     monkeypatch.setenv("STRIDEKIT_BACKEND", "reference")
     result = invoke("compare", picture, "--strides", "2", "--repeats", "1", "--filters", "1")
@@ -163,7 +170,16 @@ def test_the_environment_chooses_the_backend(picture, monkeypatch):
         (["picture.png", "--output", "/proc/nowhere"], "/proc/nowhere"),
         (["picture.png", "--json", "nowhere/r.json"], "nowhere"),
         (["picture.png", "--json", "."], "--json"),
+        (["picture.png", "--max-aliased-energy", "nan"], "max_aliased_energy"),
         (["picture.png", "--chart"], "--chart"),
+        (["picture.png", "--strides", "1", "--pooling"], "--pooling"),
+        (["picture.png", "--strides", "1,1x1", "--backward"], "--backward"),
+        (["\udcff.png"], "\\xff.png: no such file"),
+        (["a\nb[red].png"], "a\\nb[red].png: no such file"),
+        (["\x1b[31m.png"], "\\x1b[31m.png: no such file"),
+        (["x" * 5000], "wanted a path"),
+        (["picture.png", "--output", "foreign"], "costs.png"),
+        (["picture.png", "--output", "broken"], "comparison.json"),
         (["picture.png", "--weights", "missing.npy"], "missing.npy"),
         (["picture.png", "--weights", "text.jpg"], "text.jpg"),
         (["picture.png", "--weights", "objects.npy"], "pickled"),
@@ -180,6 +196,9 @@ def test_every_mistake_is_one_line_on_stderr_with_status_2_and_nothing_written(f
     np.save("grey.npy", np.ones((2, 1, 3, 3)))
     np.save("flat.npy", np.ones((3, 3)))
     np.save("integers.npy", np.ones((2, 3, 3, 3), np.int64))
+    for name, file in (("foreign", "costs.png"), ("broken", "comparison.json")):
+        (folder / name).mkdir()
+        (folder / name / file).write_text('{"rows": []}')
     (folder / "cut.npy").write_bytes((folder / "grey.npy").read_bytes()[:150])
     before = files(folder)
     result = invoke("compare", *arguments)
@@ -309,6 +328,132 @@ def test_without_the_extra_one_line_says_how_to_get_it(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert captured.err == "stridekit: the command line needs typer: pip install '.[cli]' in the clone\n"
     assert captured.out == ""
+
+
+class Hidden:
+    """Something among the importers that refuses some modules, with the error that it is given."""
+
+    def __init__(self, error, *names):
+        self.error, self.names = error, names
+
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise self.error
+
+
+@pytest.fixture
+def hide(monkeypatch):
+    def hidden(error, *names):
+        for loaded in list(sys.modules):
+            if loaded.split(".")[0] in names:
+                monkeypatch.delitem(sys.modules, loaded)
+        monkeypatch.setattr(sys, "meta_path", [Hidden(error, *names), *sys.meta_path])
+
+    return hidden
+
+
+@pytest.mark.parametrize("name", command.NEEDED)
+@pytest.mark.parametrize("error", [ModuleNotFoundError("hidden"), ImportError("no library")], ids=["missing", "broken"])
+def test_an_extra_that_cannot_be_imported_is_one_line(hide, capsys, name, error):
+    hide(error, name)
+    assert command.main() == 2
+    captured = capsys.readouterr()
+    assert captured.err == f"stridekit: the command line needs {name}: pip install '.[cli]' in the clone\n"
+
+
+def test_a_command_line_that_breaks_on_import_is_one_line(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "stridekit.cli", None)
+    assert command.main() == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stridekit: the command line needs stridekit.cli (import of stridekit.cli halted")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "error", "arguments", "message"),
+    [
+        ("onnx", ModuleNotFoundError("no", name="onnx"), ("network", "a.onnx"), "onnx: pip install '.[onnx]' in"),
+        ("onnx", ImportError("no\nlibrary"), ("network", "a.onnx"), "onnx, which cannot be imported (no library)"),
+        ("PIL", ModuleNotFoundError("no", name="PIL"), ("compare", "a.png"), "needs Pillow: pip install '.[cli]'"),
+        ("matplotlib", ModuleNotFoundError("no", name="matplotlib"), ("compare",), "needs matplotlib: pip install"),
+        ("matplotlib", ImportError("broken"), ("compare", "--chart", "--strides", "1", *QUICK),
+         "StrideComparison.save needs matplotlib, which cannot be imported (broken): pip install '.[cli]'"),
+    ],
+)  # fmt: skip
+def test_a_library_that_is_missing_is_named_with_how_to_get_it(
+    folder, hide, capsys, missing, error, arguments, message
+):
+    hide(error, missing)
+    assert run(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("stridekit: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert files(folder) == []
+
+
+def test_a_missing_library_is_ours_and_pythons_error(hide):
+    hide(ModuleNotFoundError("no", name="onnx"), "onnx")
+    with pytest.raises(sk.MissingExtraError, match="needs onnx") as caught:
+        sk.networks.load("a.onnx")
+    assert isinstance(caught.value, ModuleNotFoundError)
+    assert caught.value.name == "onnx"
+
+
+def test_a_strange_name_of_a_picture_and_of_a_folder_is_shown_and_stored_as_text(folder, picture):
+    # Bytes that are not UTF-8, letters that fonts lack, a line's end, markup, an unfinished formula, a colour.
+    name = "\udcff\u65e5\n[red]$x_{$\x1b[31m.png"
+    os.rename(picture, name)
+    result = invoke("compare", name, "--strides", "1", *QUICK, "--output", f"out{name}", "--json", f"{name}.json")
+    assert result.exit_code == 0, result.stderr
+    shown = "\\xff\u65e5\\n[red]$x_{$\\x1b[31m.png"
+    lines = result.stdout.splitlines()
+    assert f"Picture: {shown}, 30x40 pixels, 3 channels" in [line.rstrip() for line in lines]
+    assert f"Wrote out{shown}/comparison.json" in lines
+    assert lines[-1].strip() == f"{shown}.json"
+    stored = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    assert stored["image"]["name"] == shown
+    assert len(list((folder / f"out{name}").iterdir())) == 4
+
+
+def test_names_in_utf_8_are_read_where_the_locale_is_ascii(folder, picture):
+    os.rename(picture, "\xe9.png")
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    line = [sys.executable, "-m", "stridekit", "compare", "\xe9.png", "--strides", "1", *QUICK, "--output", "\xf6"]
+    done = subprocess.run(line, capture_output=True, env=environment, cwd=folder, check=False)
+    assert (done.returncode, done.stderr) == (0, b"")
+    stored = json.loads((folder / "\xf6" / "comparison.json").read_text(encoding="utf-8"))
+    assert stored["image"]["name"] == "\xe9.png"
+
+
+def test_only_files_of_an_earlier_comparison_are_removed_or_replaced(folder, picture, monkeypatch):
+    # Not the pictures are the subject, and they take a second each.
+    monkeypatch.setattr(Figure, "savefig", lambda self, path: path.write_bytes(b"a picture"))
+    foreign = folder / "stride-comparison" / "feature-maps-stride-77.png"
+    foreign.parent.mkdir()
+    foreign.write_text("mine")
+    (foreign.parent / "alternatives.png").write_text("mine")
+    for strides, theirs in (("1,2", {"1", "2"}), ("1,3x2", {"1", "3x2"})):
+        assert invoke("compare", picture, "--strides", strides, *QUICK).exit_code == 0
+        maps = {f"feature-maps-stride-{name}.png" for name in theirs}
+        assert {path.name for path in foreign.parent.iterdir()} == {
+            "comparison.json", "costs.png", "feature-maps.png", "alternatives.png", foreign.name, *maps
+        }  # fmt: skip
+    assert foreign.read_text() == (foreign.parent / "alternatives.png").read_text() == "mine"
+    before = {path: path.read_bytes() for path in foreign.parent.iterdir()}
+    for refused, name in ((("--strides", "77"), foreign.name), (("--strides", "2", "--backward"), "alternatives.png")):
+        result = invoke("compare", picture, *refused, *QUICK)
+        assert result.exit_code == 2
+        assert f"stride-comparison/{name} is there, and no comparison.json beside it says" in result.stderr
+    assert {path: path.read_bytes() for path in foreign.parent.iterdir()} == before
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"versions": 1}', '{"versions": {"stridekit": "1"}, "rows": [5]}'])
+def test_a_json_of_another_program_says_nothing_of_the_files_beside_it(tmp_path, content):
+    (tmp_path / "comparison.json").write_text(content)
+    assert written_before(tmp_path) == frozenset()
+    with pytest.raises(FileExistsError, match=r"comparison\.json is there"):
+        check_free(tmp_path, ["costs.png", "comparison.json"])
 
 
 def test_the_installed_command_compares_and_fails_as_promised(folder, picture):

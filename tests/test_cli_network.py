@@ -92,6 +92,23 @@ def test_the_largest_batch_fits_and_one_more_does_not(small):
     assert network.largest_batch(100, backend="reference") == 0
 
 
+def test_a_limit_below_one_sample_says_what_one_needs(small):
+    result = invoke(small, "--fit", "10 B", "--backend", "reference", "--batch", "3")
+    needed = sk.networks.load(small).vram(1, backend="reference").peak
+    assert result.exit_code == 0, result.stderr
+    assert f"Largest batch within 10 B: 0; even one sample needs {needed:,} bytes\n" in result.stdout
+
+
+def test_names_of_layers_and_files_are_shown_as_text(small):
+    Path("n\udcff.toml").write_text(SMALL.replace('name = "small"\n', "").replace('"stem"', '"st\\n\\u001b[31mem"'))
+    result = invoke("n\udcff.toml", "--json", "r.json")
+    assert result.exit_code == 0, result.stderr
+    assert "Network: n\\xff (a test)" in result.stdout.splitlines()
+    assert sum(line.strip().startswith("st\\n\\x1b[31mem") for line in result.stdout.splitlines()) == 2
+    assert "\x1b" not in result.stdout
+    assert json.loads(Path("r.json").read_text())["network"] == "n\\xff"
+
+
 def test_another_input_size_is_taken_where_the_layers_fit_it():
     result = invoke("resnet18", "--input", "97x113", "--backend", "reference")
     assert result.exit_code == 0, result.stderr
@@ -112,7 +129,19 @@ def test_another_input_size_is_taken_where_the_layers_fit_it():
         (("small.toml", "--device", "H300"), "H200"),
         (("small.toml", "--device", "H200", "--measure"), "give one of them"),
         (("small.toml", "--train", "--optimizer", "lion"), "wanted one of sgd, momentum, adam"),
-        (("small.toml", "--fit", "much"), "budget is 'much'"),
+        (("small.toml", "--fit", "much"), "--fit is 'much'"),
+        (("small.toml", "--fit", "10"), "--fit is '10'; wanted an amount with its unit, such as 24GiB"),
+        (("small.toml", "--fit", "1.5 "), "--fit is '1.5 '"),
+        (("small.toml", "--fit", ""), "--fit is ''"),
+        (("small.toml", "--batch", "0"), "--batch is 0; wanted at least 1"),
+        (("small.toml", "--optimizer", "adam"), "--optimizer adam is of a training step: give --train, too"),
+        (("--train",), "--train is of a network"),
+        (("--fit", "1GiB"), "--fit is of a network"),
+        (("--batch", "1"), "--batch is of a network"),
+        (("n\udcff.toml",), "n\\xff.toml: no such file"),
+        (("n\udcff",), "there is no network 'n\\xff'"),
+        (("x" * 5000 + ".toml",), "name is "),
+        (("small.toml", "--device", "H200", "--backend", "cpu"), "device is 'H200', of backend 'cuda'"),
         (("yolov8n", "--train"), "training needs one output"),
         (("small.toml", "--json", "nowhere/r.json"), "there is no folder nowhere"),
         (("broken.toml",), "broken.toml:3: strid"),

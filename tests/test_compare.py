@@ -148,6 +148,21 @@ def test_arrays_are_left_as_they_are_whatever_their_memory(picture):
     assert compare(picture[0, 0]).layer["input_shape"] == [1, 1, 48, 61]
 
 
+def test_an_array_that_may_have_its_channels_last_is_refused_with_the_cure(picture):
+    last = picture.transpose(0, 2, 3, 1)
+    for image in (last, last[..., :1], np.concatenate([last, last[..., :1]], 3)):
+        with pytest.raises(ShapeError, match=r"image has shape .*image\.transpose\(0, 3, 1, 2\)"):
+            compare(image)
+    for image in (last[0], picture[0]):
+        with pytest.raises(ShapeError, match=r"image has shape .*image\[None\]"):
+            compare(image)
+    assert compare(last.transpose(0, 3, 1, 2)).image["channels"] == 3
+    # Weights say how many channels there are; pictures of three columns are pictures.
+    weighted = compare(last, (1,), weight=np.ones((1, 48, 1, 1), np.float32))
+    assert (weighted.image["channels"], weighted.image["size"]) == (48, [61, 3])
+    assert compare(picture[..., :3], (1,), kernel_size=3).image["size"] == [48, 3]
+
+
 def test_a_batch_and_one_pixel_and_one_filter_work(picture):
     assert compare(np.concatenate([picture, 0 * picture])).image["batch"] == 2
     assert compare(np.ones((1, 1), np.float32), (1, 2), filters=1).rows[1].output_size == (1, 1)

@@ -89,6 +89,15 @@ def test_a_refusal_names_the_argument_what_came_and_what_was_wanted(
     assert not missing, f"{missing} not in {str(caught.value)!r}"
 
 
+def test_the_layout_is_named_as_the_cure_only_where_the_channels_are_the_last_axis() -> None:
+    for rank, convolution in enumerate((sk.conv1d, sk.conv2d, sk.conv3d), 1):
+        x, weight = np.ones((1, 9, *(5,) * (rank - 1), 2), np.float32), np.ones((4, 2, *(2,) * rank), np.float32)
+        with pytest.raises(sk.ShapeError, match="say so with layout, such as layout="):
+            convolution(x, weight)
+    with pytest.raises(sk.ShapeError, match=r"second axis must be 1$"):
+        sk.conv2d(X[:, :1], W)
+
+
 @pytest.mark.parametrize("padding", [(2, 1), ((2, 1), (0, 0)), "same"])
 def test_conv1d_and_conv3d_refuse_arrays_of_rank_2(padding: Any) -> None:
     with pytest.raises(sk.ShapeError, match="conv1d wants 3"):
@@ -120,8 +129,7 @@ KEYWORDS = (
     "x", "weight", "bias", "stride", "padding", "dilation", "groups", "padding_mode", "layout", "activation",
     "precision", "out", "backend",
 )  # fmt: skip
-# Lengths that no memory holds may fail as NumPy does when it is asked for them.
-ALLOWED = (sk.StridekitError, TypeError, ValueError, MemoryError)
+ALLOWED = sk.StridekitError
 
 
 def label(value: Any) -> str:
@@ -135,6 +143,7 @@ labels = [f"{number}-{label(value)}" for number, value in enumerate(BAD)]
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", KEYWORDS)
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_untouched(
     backend: str, keyword: str, value: Any
 ) -> None:
@@ -160,6 +169,7 @@ def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_unt
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", [word for word in KEYWORDS if word not in ("x", "weight", "bias", "out")])
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_without_out_ends_in_a_result_or_an_honest_error(
     backend: str, keyword: str, value: Any
 ) -> None:
@@ -182,7 +192,7 @@ def test_a_malformed_argument_of_plan_conv_ends_in_a_plan_or_an_honest_error(key
     arguments = {"input_shape": (1, 2, 6, 6), "weight_shape": (4, 2, 3, 3), "backend": "cpu", keyword: value}
     try:
         plan = sk.plan_conv(**arguments)
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         return
     assert plan.flops >= 0
     assert plan.vram.peak >= 0
@@ -195,7 +205,7 @@ def test_a_malformed_argument_of_plan_conv_ends_in_a_plan_or_an_honest_error(key
 def test_a_shape_that_holds_no_sizes_is_refused(name: str, axis: int, bad: Any) -> None:
     shapes = {"input_shape": [1, 2, 6, 6], "weight_shape": [4, 2, 3, 3]}
     shapes[name][axis] = bad
-    with pytest.raises((sk.ShapeError, TypeError)):
+    with pytest.raises(sk.ShapeError):
         sk.plan_conv(tuple(shapes["input_shape"]), tuple(shapes["weight_shape"]), backend="reference")
 
 
@@ -204,7 +214,7 @@ def test_a_shape_that_holds_no_sizes_is_refused(name: str, axis: int, bad: Any) 
 def test_a_malformed_argument_of_conv_geometry_ends_in_sizes_or_an_honest_error(keyword: str, value: Any) -> None:
     try:
         g = sk.conv_geometry(**{"input_size": (6, 6), "kernel_size": 3, keyword: value})
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         return
     assert min(g.output_size) >= 1
 
@@ -214,7 +224,7 @@ def test_set_num_threads_refuses_what_is_no_count(value: Any) -> None:
     before = sk.get_num_threads()
     try:
         sk.set_num_threads(value)
-    except (sk.StridekitError, TypeError, ValueError):
+    except ALLOWED:
         assert sk.get_num_threads() == before
     else:
         assert sk.get_num_threads() >= 1

@@ -1,5 +1,8 @@
 """Pictures of every kind become (1, C, H, W) in [0, 1], and what is no picture is refused by name."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -60,12 +63,92 @@ def test_transparency_lies_over_white(tmp_path):
     assert load_image(save(palette, tmp_path / "p.png", transparency=0)).min() == 1
 
 
+def png(bits, colour, row, width, transparent=None):
+    """Write a PNG file of one row by hand: Pillow writes no grey of 2 or 4 bits, and no RGB of 16."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, bits, colour, 0, 0, 0))
+    clear = b"" if transparent is None else chunk(b"tRNS", struct.pack(f">{len(transparent)}H", *transparent))
+    content = chunk(b"IDAT", zlib.compress(b"\0" + row)) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + header + clear + content
+
+
+GREY, COLOUR, GREY_ALPHA = 0, 2, 4
+
+
+@pytest.mark.parametrize(
+    ("file", "wanted"),
+    [
+        (png(1, GREY, b"\x55", 8, [0]), [[1] * 8]),
+        (png(1, GREY, b"\x55", 8, [1]), [[0, 1] * 4]),
+        (png(2, GREY, b"\x1b", 4, [1]), [[0, 1, 2 / 3, 1]]),
+        (png(4, GREY, b"\x37", 2, [3]), [[1, 7 / 15]]),
+        (png(8, GREY, b"\x33\x00", 2, [51]), [[1, 0]]),
+        (png(16, GREY, struct.pack(">3H", 0, 0x1234, 0x1235), 3, [0x1234]), [[0, 1, 0x1235 / 65535]]),
+        (png(16, GREY, struct.pack(">2H", 0, 65535), 2, [0]), [[1, 1]]),
+        (png(8, COLOUR, bytes([1, 2, 3, 1, 2, 51]), 2, [1, 2, 3]), [[1, 1 / 255], [1, 2 / 255], [1, 0.2]]),
+        (png(16, COLOUR, struct.pack(">6H", 258, 515, 772, 0, 0, 65535), 2, [258, 515, 772]), [[1, 0], [1, 0], [1, 1]]),
+        (png(16, GREY_ALPHA, struct.pack(">4H", 0, 0, 0, 65535), 2), [[1, 0]]),
+    ],
+)
+def test_a_transparent_value_lies_over_white_however_many_bits_hold_it(tmp_path, file, wanted):
+    (tmp_path / "a.png").write_bytes(file)
+    pixels = load_image(tmp_path / "a.png")
+    np.testing.assert_allclose(pixels[0, :, 0], wanted, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("mode", "suffix"),
+    [
+        ("1", "png"), ("L", "png"), ("LA", "png"), ("P", "png"), ("RGB", "png"), ("RGBA", "png"), ("I;16", "png"),
+        ("PA", "tiff"), ("CMYK", "tiff"), ("YCbCr", "tiff"), ("LAB", "tiff"), ("I", "tiff"), ("I;16", "tiff"),
+        ("I;16B", "tiff"), ("F", "tiff"), ("P", "gif"), ("RGBA", "webp"), ("CMYK", "jpeg"), ("RGBX", "tiff"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("turned", [False, True])
+def test_every_mode_is_read_turned_or_not(tmp_path, mode, suffix, turned):
+    picture = Image.new(mode, (3, 2))
+    if mode.startswith("I"):
+        picture.putpixel((0, 0), 65535)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    options = {"exif": exif} if turned and suffix != "gif" else {}
+    pixels = load_image(save(picture, tmp_path / f"a.{suffix}", **options))
+    grey = mode in ("1", "L", "LA", "F") or mode.startswith("I")
+    assert pixels.shape == (1, 1 if grey else 3, *((3, 2) if options else (2, 3)))
+    assert 0 <= pixels.min() <= pixels.max() <= 1
+    if mode.startswith("I"):
+        assert (pixels == 1).sum() == 1
+    if mode in ("LA", "PA", "RGBA"):
+        assert (pixels == 1).all(), "wholly transparent"
+
+
+def test_the_first_of_several_frames_is_taken_with_its_transparency(tmp_path):
+    frames = [Image.fromarray(np.full((2, 2), value, np.uint8)).convert("P") for value in (0, 200)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:], transparency=0)
+    assert (load_image(tmp_path / "a.gif") == 1).all()
+
+
 def test_the_rotation_noted_by_the_camera_is_applied(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6
     pixels = load_image(save(Image.fromarray(RGB), tmp_path / "a.png", exif=exif))
     assert pixels.shape == (1, 3, 3, 2)
     np.testing.assert_allclose(pixels[0].transpose(1, 2, 0), np.rot90(RGB, -1) / 255, atol=1e-7)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_uncompressed_tiff_is_turned_once(tmp_path, orientation):
+    grey = np.arange(6, dtype=np.uint8).reshape(2, 3)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    turned = [grey, grey[:, ::-1], grey[::-1, ::-1], grey[::-1], grey.T, np.rot90(grey, -1), grey[::-1, ::-1].T,
+              np.rot90(grey)][orientation - 1]  # fmt: skip
+    for name, options in (("a.tiff", {}), ("b.tiff", {"compression": "tiff_lzw"}), ("c.png", {})):
+        pixels = load_image(save(Image.fromarray(grey), tmp_path / name, exif=exif, **options))
+        np.testing.assert_allclose(pixels[0, 0] * 255, turned, atol=1e-5, err_msg=name)
 
 
 def test_other_colour_spaces_become_rgb(tmp_path):

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hostile import Call, mistakes
 
+import stridekit as sk
 from stridekit.networks import Network, NetworkError, load
 
 onnx = pytest.importorskip("onnx", reason="models are read by onnx; pip install '.[onnx]'")
@@ -353,7 +355,7 @@ MISTAKES: dict[str, tuple[list[Node], tuple[Any, ...], dict[str, Any], int, str]
     "hard-sigmoid-beta": ([("HardSigmoid", ["x"], {"alpha": 1 / 6, "beta": 0.4})], IMAGE, {}, 17,
                           r"alpha is 0\.16666667 and beta 0\.4; known are 1/6 and 0\.5"),
     "number": ([("Mul", ["x", "half"], {})], IMAGE, CONSTANTS, 17,
-               r"output 0 is a function of each element, by Mul, that is none of relu"),
+               r"output 'y0' is a function of each element, by Mul, that is none of relu"),
     "tanh-gelu": ([("Gelu", ["x"], {"approximate": "tanh"})], IMAGE, {}, 20, r"approximate is known as 'none' alone"),
     "hard-swish-steps": (
         [("Add", ["x", "four"], {}), ("Clip", ["y0", "zero", "six"], {}), ("Mul", ["x", "y1"], {}),
@@ -394,7 +396,7 @@ MISTAKES: dict[str, tuple[list[Node], tuple[Any, ...], dict[str, Any], int, str]
                 r"\(2, 4, 8, 7\) to \(2, 2, 2, 8, 7\) is not known; only to \(2, features\)"),
     "flatten-last": ([("Transpose", ["x"], CHANNELS_LAST), ("Flatten", ["y0"], {})], IMAGE, {}, 17,
                      r"flattens \(2, 8, 7, 3\) with its channels last"),
-    "output-last": ([("Transpose", ["x"], CHANNELS_LAST)], IMAGE, {}, 17, r"output 0 has its axes in the order"),
+    "output-last": ([("Transpose", ["x"], CHANNELS_LAST)], IMAGE, {}, 17, r"output 'y0' has its axes in the order"),
     "softmax-pixels": ([("Softmax", ["x"], {})], IMAGE, {}, 17, r"a softmax is known over the channels, axis 1"),
     "softmax-old": ([("Softmax", ["x"], {})], IMAGE, {}, 11, r"goes over all axes of \(2, 3, 8, 7\) from 1 on"),
     "gemm-alpha": ([("Gemm", ["x", "w"], {"alpha": 0.5})], (2, 5), {"w": (5, 4)}, 17, r"alpha and beta are not known"),
@@ -438,6 +440,57 @@ def test_several_outputs_keep_their_order_and_what_none_needs_is_left_out() -> N
     network = Network.from_onnx(build(nodes, IMAGE, outputs=["y2", "y0"]))
     assert kinds(network) == ["relu", "sigmoid"]
     assert network.outputs == ("n2", "n0")
+    assert network.output_names == ("y2", "y0")
+
+
+OUTPUTS: dict[str, tuple[list[Node], list[str]]] = {
+    "in another order": ([("Relu", ["x"], {}), ("Tanh", ["x"], {})], ["y1", "y0"]),
+    "two of one tensor": ([("Relu", ["x"], {}), ("Identity", ["y0"], {}), ("Identity", ["y0"], {})], ["y1", "y2"]),
+    "what other nodes read": (
+        [("Relu", ["x"], {}), ("Identity", ["y0"], {}), ("Tanh", ["y0"], {})], ["y0", "y2", "y1"],
+    ),
+    "the input": ([("Relu", ["x"], {}), ("Identity", ["x"], {})], ["y1", "x", "y0"]),
+    "called as other layers": (
+        [("Relu", ["x"], {"outputs": ["n1"]}), ("Tanh", ["n1"], {"outputs": ["n0"]})], ["n0", "n1"],
+    ),
+    "some of one node": ([("Split", ["x"], {"axis": 1, "num_outputs": 3, "outputs": ["a", "b", "n0"]})], ["n0", "a"]),
+    "after a bias": ([("Conv", ["x", "w"], {}), ("Add", ["y0", "c"], {}), ("Relu", ["y1"], {})], ["y2", "y1"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_results_come_under_the_names_of_the_models_outputs_in_their_order(name: str) -> None:
+    nodes, outputs = OUTPUTS[name]
+    model = build(nodes, IMAGE, {"w": (4, 3, 3, 2), "c": (4, 1, 1)}, opset=18, outputs=outputs)
+    network = Network.from_onnx(model)
+    assert network.output_names == tuple(outputs)
+    x = np.random.default_rng(1).standard_normal(IMAGE)
+    wanted = dict(zip(outputs, reference.ReferenceEvaluator(model).run(outputs, {"x": x}), strict=True))
+    for each in (network, network.resized((3, 8, 7)), network.astype("float64")):
+        found = each.run(x, backend="reference")
+        assert list(found) == outputs
+        for output in outputs:
+            np.testing.assert_allclose(found[output], wanted[output], rtol=1e-12, err_msg=output)
+    assert set(network.outputs) <= {row.name for row in network.summary().rows}
+    predicted = network.vram(2, dtype="float64", backend="reference")
+    with sk.vram.track() as usage:
+        network.run(x, backend="reference")
+    assert usage.peak == predicted.allocated
+
+
+def test_an_output_that_is_a_constant_is_named() -> None:
+    nodes = [("Relu", ["x"], {}), ("Identity", ["c"], {})]
+    with pytest.raises(NetworkError, match="output 'y1' is a constant; wanted what a layer gives"):
+        Network.from_onnx(build(nodes, IMAGE, {"c": (4, 1)}, outputs=["y0", "y1"]))
+    with pytest.raises(NetworkError, match="output 'c' is a constant"):
+        Network.from_onnx(build(nodes, IMAGE, {"c": (4, 1)}, outputs=["y0", "c"]))
+
+
+def test_one_output_of_two_names_is_not_trained() -> None:
+    nodes = [("Conv", ["x", "w"], {}), ("Identity", ["y0"], {})]
+    network = Network.from_onnx(build(nodes, IMAGE, W, outputs=["y0", "y1"]))
+    with pytest.raises(NetworkError, match="training needs one output, small has 2"):
+        network.vram(training=True, dtype="float64", backend="reference")
 
 
 def test_layers_are_named_by_their_weights_and_their_modules() -> None:
@@ -486,6 +539,18 @@ def test_a_file_is_read_with_weights_beside_it(tmp_path: Path) -> None:
     (tmp_path / "weights").unlink()
     with pytest.raises(NetworkError, match=r"small\.onnx: cannot be read as ONNX"):
         load(path)
+
+
+def test_what_is_no_input_size_or_no_model_is_refused_by_its_name() -> None:
+    model = build([("Conv", ["x", "w"], {})], ("N", 3, "H", "W"), W)
+    call = Call(
+        Network.from_onnx, {"model": model, "input_size": (9, 8)},
+        {"model": "none", "input_size": "optional input size"}, {"model": "model|no such file"},
+        # The arithmetic of these sizes is what others are about.
+        without={"input_size": {"2**40", "huge pair"}},
+    )  # fmt: skip
+    wrong = mistakes("Network.from_onnx", call)
+    assert not wrong, "\n".join(wrong)
 
 
 def test_what_is_no_model_is_refused(tmp_path: Path) -> None:

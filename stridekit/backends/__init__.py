@@ -5,13 +5,14 @@ A backend is a short list of algorithms and a device. Each is imported when it i
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any, Protocol
 
+from stridekit.arguments import shown
 from stridekit.arrays import Array
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory import Memory
 from stridekit.problem import DIRECTIONS, ConvProblem
@@ -145,11 +146,16 @@ def load_backend(name: str) -> Backend:
         If there is none of that name, or it cannot run here.
     """
     if name not in BACKEND_NAMES:
-        raise BackendUnavailableError(f"backend is {name!r}; wanted one of {', '.join(('auto', *BACKEND_NAMES))}")
+        raise unknown_backend(name)
     reason = unavailable(name)
     if reason:
         raise BackendUnavailableError(f"backend {name!r} cannot run here: {reason}")
     return _import(name)
+
+
+def unknown_backend(name: object) -> BackendUnavailableError:
+    """Return the error for what is no backend's name."""
+    return BackendUnavailableError(f"backend is {shown(name)}; wanted one of {', '.join(('auto', *BACKEND_NAMES))}")
 
 
 @lru_cache(maxsize=len(BACKEND_NAMES) * len(DIRECTIONS))
@@ -227,5 +233,4 @@ def _warn_of_reference(reason: str) -> None:
 
 @cache
 def _import(name: str) -> Backend:
-    module: Any = importlib.import_module(_MODULES[name])
-    return module  # type: ignore[no-any-return]
+    return loaded(_MODULES[name])  # type: ignore[no-any-return]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
-from stridekit.errors import StridekitError
+from stridekit.arguments import printable, shown
+from stridekit.errors import ShapeError, StridekitError
+from stridekit.files import open_regular
+from stridekit.limits import check_memory
 from stridekit.padding import PADDING_NAMES, Padding
+from stridekit.vram import parse_bytes
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
 _NPY_MAGIC = b"\x93NUMPY"
@@ -80,25 +87,59 @@ def parse_padding(text: str) -> Padding:
     return items[0] if len(items) == 1 and isinstance(items[0], int) else tuple(items)
 
 
+def parse_amount(name: str, text: str) -> int:
+    """Read an amount of memory in bytes, written with its unit.
+
+    Examples
+    --------
+    >>> parse_amount("--fit", "24GiB")
+    25769803776
+    """
+    try:
+        # A number alone would be bytes, and is more likely meant in a larger unit.
+        return parse_bytes(name, "" if text.strip()[-1:].isdigit() else text)
+    except ShapeError:
+        raise ArgumentError(
+            f"{name} is {shown(text)}; wanted an amount with its unit, such as 24GiB or 500MB"
+        ) from None
+
+
 def load_weights(path: Path) -> np.ndarray:
     """Load weights, shape (K, C, R, S), from a ``.npy`` file; nothing pickled is ever unpacked."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
-                raise ArgumentError(f"--weights {path}: not a .npy file; save one with numpy.save")
+                raise ArgumentError(f"--weights {printable(str(path))}: not a .npy file; save one with numpy.save")
+            file.seek(0)
+            _check_npy_size(path, file)
             file.seek(0)
             weight: np.ndarray = np.load(file, allow_pickle=False)
-    except ArgumentError:
+    except StridekitError:
         raise
     except FileNotFoundError:
-        raise ArgumentError(f"--weights {path}: no such file") from None
+        raise ArgumentError(f"--weights {printable(str(path))}: no such file") from None
     except OSError as error:
-        raise ArgumentError(f"--weights {path}: cannot be read ({error.strerror or error})") from None
+        raise ArgumentError(f"--weights {printable(str(path))}: cannot be read ({error.strerror or error})") from None
     except Exception as error:  # A damaged header raises ValueError, SyntaxError, EOFError, UnicodeDecodeError ...
         if "pickle" in str(error):
-            raise ArgumentError(f"--weights {path}: holds pickled objects, which are never loaded") from None
-        raise ArgumentError(f"--weights {path}: damaged .npy file ({error})") from None
+            raise ArgumentError(
+                f"--weights {printable(str(path))}: holds pickled objects, which are never loaded"
+            ) from None
+        raise ArgumentError(f"--weights {printable(str(path))}: damaged .npy file ({error})") from None
     return weight
+
+
+def _check_npy_size(path: Path, file: BinaryIO) -> None:
+    """Refuse a file whose header promises more than it holds, or more than memory does."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    promised, held = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if promised > held and not dtype.hasobject:
+        raise ArgumentError(
+            f"--weights {path}: damaged .npy file (its header says {shape} of {dtype}, {promised} bytes; {held} follow)"
+        )
+    check_memory(f"--weights {path}", promised)
 
 
 def check_writable_folder(name: str, path: Path) -> None:
@@ -107,20 +148,20 @@ def check_writable_folder(name: str, path: Path) -> None:
     while not place.exists() and not place.is_symlink() and place != place.parent:
         place = place.parent
     if not place.is_dir():
-        raise ArgumentError(f"{name} {path}: {place} is not a folder")
+        raise ArgumentError(f"{name} {printable(str(path))}: {printable(str(place))} is not a folder")
     try:
         with tempfile.TemporaryDirectory(prefix=".stridekit-", dir=place):
             pass
     except OSError as error:
-        raise ArgumentError(f"{name} {path}: cannot write there ({error.strerror or error})") from None
+        raise ArgumentError(f"{name} {printable(str(path))}: cannot write there ({error.strerror or error})") from None
 
 
 def check_writable_file(name: str, path: Path) -> None:
     """Refuse a file that could not be written."""
     if path.is_dir():
-        raise ArgumentError(f"{name} {path}: is a folder; wanted a file")
+        raise ArgumentError(f"{name} {printable(str(path))}: is a folder; wanted a file")
     if not path.parent.is_dir():
-        raise ArgumentError(f"{name} {path}: there is no folder {path.parent}")
+        raise ArgumentError(f"{name} {printable(str(path))}: there is no folder {printable(str(path.parent))}")
     check_writable_folder(name, path.parent)
 
 

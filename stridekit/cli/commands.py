@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 import stridekit
+from stridekit.arguments import printable
 from stridekit.arrays import Array
 from stridekit.cli.arguments import (
     ArgumentError,
@@ -24,6 +25,7 @@ from stridekit.cli.arguments import (
     parse_strides,
 )
 from stridekit.errors import StridekitError
+from stridekit.report import check_free, file_names
 
 PADDING_HELP = (
     "a number, rows,columns such as 3,1, before:after for each such as 3:2,3:2, or valid, same, same_lower, causal"
@@ -72,7 +74,17 @@ def reporting(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _one_line(message: str) -> str:
-    return " ".join(message.split())
+    return printable(" ".join(message.split()))
+
+
+def typed_options(context: typer.Context) -> list[str]:
+    """Return the options that were typed, by their names."""
+    sources = {parameter: context.get_parameter_source(str(parameter.name)) for parameter in context.command.params}
+    return [
+        parameter.opts[0]
+        for parameter, source in sources.items()
+        if source is not None and source.name == "COMMANDLINE"
+    ]
 
 
 def _version(wanted: bool) -> None:
@@ -144,10 +156,14 @@ def compare(
     """
     steps, pads = parse_strides(strides), parse_padding(padding)
     if chart and image is not None:
-        raise ArgumentError(f"--chart and the image {image} exclude each other; give one")
+        raise ArgumentError(f"--chart and the image {printable(str(image))} exclude each other; give one")
     if weights is not None and (kernel is not None or filters is not None):
         raise ArgumentError("--weights brings its own kernel size and filters; leave --kernel and --filters out")
+    if set(steps) == {(1, 1)} and (pooling or backward):
+        option = "--pooling" if pooling else "--backward"
+        raise ArgumentError(f"{option} compares ways to shrink by a stride; --strides {strides} has none beyond 1")
     check_writable_folder("--output", output)
+    check_free(output, file_names(steps, alternatives=pooling or backward))
     if json is not None:
         check_writable_file("--json", json)
     weight = None if weights is None else load_weights(weights)
@@ -176,13 +192,13 @@ def compare(
             name=name,
             progress=progress,
         )
-    written = [str(path) for path in comparison.save(output)]
+    written = list(comparison.save(output))
     if json is not None:
         json.write_text(comparison.to_json(), encoding="utf-8")
-        written.append(str(json))
+        written.append(json)
     # Printed last, so that a reader who closes the pipe early loses no file.
     print_comparison(comparison)
-    typer.echo("\nWrote " + "\n      ".join(written))
+    typer.echo("\nWrote " + "\n      ".join(printable(str(path)) for path in written))
 
 
 @app.command()
@@ -236,6 +252,7 @@ def info() -> None:
     from importlib.metadata import version
 
     from stridekit.backends import backend_status
+    from stridekit.caching import cache_fault
     from stridekit.compare import choose_device
 
     typer.echo(f"stridekit {stridekit.__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -247,9 +264,10 @@ def info() -> None:
         if status.versions:
             typer.echo(f"  versions: {', '.join(f'{name} {number}' for name, number in status.versions.items())}")
         if status.cache_dir:
-            typer.echo(f"  cache:    {status.cache_dir}")
+            fault = cache_fault()
+            typer.echo(f"  cache:    {printable(status.cache_dir)}" + (f", not used: {fault}" if fault else ""))
     asked = os.environ.get("STRIDEKIT_BACKEND")
-    typer.echo(f"\nSTRIDEKIT_BACKEND is {asked or 'not set'}")
+    typer.echo(f"\nSTRIDEKIT_BACKEND is {printable(asked) if asked else 'not set'}")
     device = choose_device()
     typer.echo(f"compare takes {device.backend}: {device.why}")
 

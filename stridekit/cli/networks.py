@@ -8,13 +8,15 @@ from typing import Annotated, Any
 
 import typer
 
-from stridekit.cli.arguments import ArgumentError, check_writable_file, parse_input_size
-from stridekit.cli.commands import app, reporting
+from stridekit.arguments import printable
+from stridekit.cli.arguments import ArgumentError, check_writable_file, parse_amount, parse_input_size
+from stridekit.cli.commands import app, reporting, typed_options
 
 
 @app.command()
 @reporting
 def network(
+    context: typer.Context,
     name: Annotated[
         str | None, typer.Argument(help="A network that ships, or a .toml or .onnx file. Without it: what ships.")
     ] = None,
@@ -25,7 +27,9 @@ def network(
     batch: Annotated[int, typer.Option(help="Samples.")] = 1,
     dtype: Annotated[str, typer.Option(help="float16, bfloat16, float32 or float64.")] = "float32",
     train: Annotated[bool, typer.Option("--train", help="The memory of a training step instead of a run.")] = False,
-    optimizer: Annotated[str, typer.Option(help="With --train: sgd, momentum or adam.")] = "momentum",
+    optimizer: Annotated[
+        str | None, typer.Option(help="With --train: sgd, momentum or adam.  [default: momentum]")
+    ] = None,
     device: Annotated[
         str | None, typer.Option(help="A card that need not be here, such as H200.  [default: the one here]")
     ] = None,
@@ -55,9 +59,17 @@ def network(
     from stridekit import networks
 
     if name is None:
+        for option in typed_options(context):
+            raise ArgumentError(f"{option} is of a network: name one, or a .toml or .onnx file")
         for each in networks.names():
             typer.echo(f"{each:<20} {networks.load(each).source}")
         return
+    if batch < 1:
+        raise ArgumentError(f"--batch is {batch}; wanted at least 1")
+    if optimizer is not None and not train:
+        raise ArgumentError(f"--optimizer {optimizer} is of a training step: give --train, too")
+    optimizer = optimizer or "momentum"
+    limit = None if fit is None else parse_amount("--fit", fit)
     if device is not None and measure:
         raise ArgumentError(f"--device {device} predicts for a card; --measure runs here: give one of them")
     if json is not None:
@@ -69,17 +81,19 @@ def network(
     where, options = _where(device, backend)
     typer.echo(f"Device: {where}")
     sizes = ", ".join(
-        f"{layer.name} {'x'.join(map(str, (batch * feature.samples, *feature.shape)))}"
+        f"{printable(layer.name)} {'x'.join(map(str, (batch * feature.samples, *feature.shape)))}"
         for layer in loaded.inputs
         for feature in (loaded.features[layer.name],)
     )
-    typer.echo(f"Network: {loaded.name}{f' ({loaded.source})' if loaded.source else ''}\nInput: {sizes}, {dtype}\n")
+    called = f"{loaded.name} ({loaded.source})" if loaded.source else loaded.name
+    typer.echo(f"Network: {printable(called)}\nInput: {sizes}, {dtype}\n")
     summary = loaded.summary(batch=batch, dtype=dtype)
     usage = loaded.vram(batch, dtype=dtype, training=train, optimizer=optimizer, **options)
     measured = _measure(loaded, batch, dtype, optimizer if train else None, options["backend"]) if measure else {}
-    largest = None
-    if fit is not None:
-        largest = loaded.largest_batch(fit, dtype=dtype, training=train, optimizer=optimizer, **options)
+    largest, least = None, usage
+    if limit is not None:
+        largest = loaded.largest_batch(limit, dtype=dtype, training=train, optimizer=optimizer, **options)
+        least = loaded.vram(1, dtype=dtype, training=train, optimizer=optimizer, **options)
     what = f"a training step with {optimizer}" if train else "a run"
     if json is not None:
         content = {**summary.to_dict(), "device": where, "training": train, "vram": vars(usage), **measured}
@@ -90,7 +104,8 @@ def network(
         json.write_text(_json(content), encoding="utf-8")
     print_network(summary, usage, what, all_layers=all_layers)
     if fit is not None:
-        typer.echo(f"Largest batch within {fit}: {largest}")
+        none = f"; even one sample needs {least.peak:,} bytes"
+        typer.echo(f"Largest batch within {fit}: {largest}{'' if largest else none}")
     if measured:
         difference = measured["measured_allocated"] - usage.allocated
         typer.echo(
@@ -99,7 +114,7 @@ def network(
             f"{measured['seconds']:.3g} s"
         )
     if json is not None:
-        typer.echo(f"\nWrote {json}")
+        typer.echo(f"\nWrote {printable(str(json))}")
 
 
 def _where(device: str | None, backend: str) -> tuple[str, dict[str, Any]]:
@@ -118,22 +133,26 @@ def _where(device: str | None, backend: str) -> tuple[str, dict[str, Any]]:
 
 def _measure(network: Any, batch: int, dtype: str, optimizer: str | None, backend: str) -> dict[str, Any]:
     """Run once to warm up and measure memory, once for the time."""
+    import math
     import time
 
     import numpy as np
 
     from stridekit import vram
     from stridekit.arrays import numpy_dtype
+    from stridekit.limits import check_memory
 
     rng = np.random.default_rng(0)
     kind = numpy_dtype(dtype)
-    given = {
-        layer.name: rng.standard_normal(
-            (batch * network.features[layer.name].samples, *network.features[layer.name].shape), np.float32
-        ).astype(kind)
+    shapes = {
+        layer.name: (batch * feature.samples, *feature.shape)
         for layer in network.inputs
+        for feature in (network.features[layer.name],)
     }
-    network.initialize(dtype=dtype)
+    # First the parameters: whether memory holds them is known before anything is drawn.
+    network = network.astype(dtype) if network.has_parameters else network.initialize(dtype=dtype)
+    check_memory("the input", sum(map(math.prod, shapes.values())) * (4 + kind.itemsize))
+    given = {name: rng.standard_normal(shape, np.float32).astype(kind) for name, shape in shapes.items()}
     if optimizer is None:
         call = partial(network.run, given, backend=backend)
     else:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from stridekit.arguments import as_path
 from stridekit.geometry import ConvGeometry
 
 ALTERNATIVES = ("conv", "max_pool", "avg_pool", "blur_pool")
@@ -255,7 +256,8 @@ class StrideComparison:
     def save(self, directory: str | os.PathLike[str]) -> tuple[Path, ...]:
         """Write ``comparison.json``, pictures of the responses at each stride, and a plot of cost and loss.
 
-        Files of these names are replaced, others left alone. Everything is made before the first file appears.
+        What an earlier comparison wrote there is replaced or removed; whose it is, its JSON says. Other files are left
+        alone. Everything is made before the first file appears.
 
         Parameters
         ----------
@@ -269,14 +271,16 @@ class StrideComparison:
 
         Raises
         ------
+        FileExistsError
+            If a file of such a name is there that no comparison wrote.
         OSError
             If it cannot be written.
-        ImportError
+        MissingExtraError
             If matplotlib is not installed: ``pip install '.[cli]'`` in the clone.
         """
         from stridekit.report import write_report
 
-        return write_report(self, Path(directory))
+        return write_report(self, as_path("directory", directory))
 
 
 def _plain(value: Any) -> Any:

@@ -8,49 +8,62 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arguments import per_axis
+from stridekit.arguments import as_path, as_real, items_of, per_axis, shown
 from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
 from stridekit.compare.comparison import ALTERNATIVES
 from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import Stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
 
+_COLOURS = (1, 3, 4)
+"""Channels of grey, of colours, and of colours with transparency."""
+
 
 def checked_strides(strides: Sequence[int | Sequence[int]]) -> tuple[Stride, ...]:
     """Return each stride once, for both axes."""
-    try:
-        items = list(strides)
-    except TypeError:
-        raise ShapeError(f"strides is {strides!r}; wanted a sequence, such as (1, 2, 4)") from None
-    if not items or isinstance(strides, str):
-        raise ShapeError(f"strides is {strides!r}; wanted at least one, such as (1, 2, 4)")
-    return tuple(dict.fromkeys(per_axis("stride", item, 2) for item in items))
+    items = items_of(strides)
+    if items is None:
+        raise ShapeError(f"strides is {shown(strides)}; wanted a sequence, such as (1, 2, 4)")
+    if not items:
+        raise ShapeError("strides is empty; wanted at least one, such as (1, 2, 4)")
+    return tuple(dict.fromkeys(per_axis("strides", item, 2) for item in items))
 
 
 def checked_alternatives(alternatives: Sequence[str]) -> tuple[str, ...]:
     """Return each alternative once."""
-    known = ", ".join(ALTERNATIVES)
-    if isinstance(alternatives, str) or not isinstance(alternatives, Sequence):
-        raise ShapeError(f"alternatives is {alternatives!r}; wanted a sequence of {known}")
-    for name in alternatives:
-        if name not in ALTERNATIVES:
-            raise ShapeError(f"alternatives holds {name!r}; wanted some of {known}")
-    return tuple(dict.fromkeys(alternatives))
+    known, names = ", ".join(ALTERNATIVES), items_of(alternatives)
+    if names is None:
+        raise ShapeError(f"alternatives is {shown(alternatives)}; wanted a sequence of {known}")
+    for name in names:
+        if not isinstance(name, str) or name not in ALTERNATIVES:
+            raise ShapeError(f"alternatives holds {shown(name)}; wanted some of {known}")
+    return tuple(dict.fromkeys(map(str, names)))
+
+
+def checked_share(name: str, value: float) -> float:
+    """Return a number from 0 to 1."""
+    share = as_real(value)
+    if not 0 <= share <= 1:
+        raise ShapeError(f"{name} is {shown(value)}; wanted a share from 0 to 1")
+    return share
 
 
 def checked_dtype(dtype: Any) -> str:
     """Return the name of a dtype that convolution takes."""
     if isinstance(dtype, str) and dtype not in DTYPES:
-        raise DtypeError(f"dtype is {dtype!r}; wanted one of {', '.join(DTYPES)}")
+        raise DtypeError(f"dtype is {shown(dtype)}; wanted one of {', '.join(DTYPES)}")
     return dtype_name("dtype", dtype)
 
 
-def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndarray:
-    """Return a picture, of a file or an array, as finite `dtype` of shape (N, C, H, W)."""
+def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str, *, weighted: bool) -> np.ndarray:
+    """Return a picture, of a file or an array, as finite `dtype` of shape (N, C, H, W).
+
+    An array that may have its channels last is refused, unless weights say how many channels there are (`weighted`).
+    """
     if isinstance(image, str | os.PathLike):
         from stridekit.compare.images import load_image
 
-        return load_image(image, dtype=dtype)
+        return load_image(as_path("image", image, error=ImageError), dtype=dtype)
     if library_of("image", image) != "numpy":
         raise BackendUnavailableError("image is a CuPy array, which is not copied silently; use cupy.asnumpy(image)")
     dtype_name("image", image)
@@ -58,6 +71,12 @@ def checked_pixels(image: str | os.PathLike[str] | Array, dtype: str) -> np.ndar
         hint = "; add a batch axis: image[None], or image.transpose(2, 0, 1)[None] if its channels come last"
         wanted = "(H, W) or (N, C, H, W)" + (hint if image.ndim == 3 else "")
         raise ShapeError(f"image has shape {image.shape}; wanted {wanted}")
+    if image.ndim == 4 and image.shape[3] in _COLOURS and image.shape[1] > max(_COLOURS) and not weighted:
+        _, channels, rows, columns = image.shape
+        raise ShapeError(
+            f"image has shape {image.shape}: {channels} channels of {rows} x {columns} pixels, or its channels come "
+            f"last? Then give image.transpose(0, 3, 1, 2), else the weight, which says how many channels there are"
+        )
     if 0 in image.shape:
         raise ShapeError(f"image has shape {image.shape}; wanted at least one sample, channel and pixel")
     pixels = _cast(image, dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from stridekit.arguments import as_path, printable
 from stridekit.errors import NetworkError
 from stridekit.networks.layers import Feature, Layer
 from stridekit.networks.network import Network
@@ -36,14 +37,14 @@ def load(name: str | Path) -> Network:
     >>> load("resnet50").summary().parameters
     25557032
     """
-    path = Path(name)
+    path = as_path("name", name, error=NetworkError)
     if path.suffix == ".onnx":
         return Network.from_onnx(path)
     if path.suffix == ".toml":
         return Network.from_toml(path)
-    preset = _PRESETS / f"{name}.toml"
-    if str(name) not in names():
+    if str(path) not in names():
+        ship = ", ".join(names())
         raise NetworkError(
-            f"there is no network {str(name)!r}; wanted a .toml or .onnx file, or one of {', '.join(names())}"
+            f"there is no network '{printable(str(path))}'; wanted a .toml or .onnx file, or one of {ship}"
         )
-    return Network.from_toml(preset)
+    return Network.from_toml(_PRESETS / f"{path}.toml")

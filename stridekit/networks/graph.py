@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Self
 
-from stridekit.arrays import dtype_name, numpy_dtype
+from stridekit.arguments import as_flag, as_int, counted, items_of, shown
+from stridekit.arrays import dtype_name, numpy_dtype, shape_of
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import NetworkError
 from stridekit.networks.initializing import draw
 from stridekit.networks.layers import Feature, InputSize, Layer, features_of, input_shape, resolved
 from stridekit.networks.operations import Input, Shape
 
 
-class Graph:
+class Graph(Remembering):
     """Layers and their parameters: what `stridekit.networks.Network` is made of.
 
     Attributes
@@ -22,7 +23,8 @@ class Graph:
     name, source : str
     layers : tuple of Layer
     by_name : dict of Layer
-    outputs : tuple of str
+    outputs, output_names : tuple of str
+        The layers whose results are returned, and what these results are called.
     programs, optimizers : dict
         What running the network keeps; graphs of one network at different sizes share it.
     """
@@ -33,22 +35,40 @@ class Graph:
         layers: Iterable[Layer],
         *,
         outputs: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
         source: str = "",
         parameters: dict[str, Any] | None = None,
     ):
+        for what, text in (("name", name), ("source", source)):
+            if not isinstance(text, str):
+                raise NetworkError(f"{what} is {shown(text)}; wanted a str", key=what)
         self.name, self.source = name, source
-        self.layers = resolved(tuple(layers))
+        self.layers = resolved(_listed(layers))
         self.by_name = {layer.name: layer for layer in self.layers}
         read = {name for layer in self.layers for name in layer.inputs}
         unread = tuple(layer.name for layer in self.layers if layer.name not in read)
-        self.outputs = unread if outputs is None else tuple(outputs)
+        self.outputs = unread if outputs is None else _names("outputs", outputs)
         for output in self.outputs:
             if output not in self.by_name:
-                raise NetworkError(f"outputs names {output!r}, and there is no such layer", key="outputs")
+                raise NetworkError(f"outputs names {shown(output)}, and there is no such layer", key="outputs")
+        self.output_names = self.outputs if output_names is None else _names("output_names", output_names)
+        if len(self.output_names) != len(self.outputs):
+            raise NetworkError(f"output_names has {counted(self.output_names)} for {len(self.outputs)} outputs")
+        if len(set(self.output_names)) < len(self.output_names):
+            key = "outputs" if output_names is None else "output_names"
+            raise NetworkError(
+                f"{key} names one twice, of {counted(self.output_names)}; results come by these names", key=key
+            )
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise NetworkError(f"parameters is {shown(parameters)}; wanted a dictionary of arrays")
         self._parameters = dict(parameters or {})
         self._check_parameters()
         self.optimizers: dict[str, Any] = {}
         self.programs: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs hold memory plans and steps of this process, which are made again where the network runs.
+        return {**super().__getstate__(), "programs": {}}
 
     # Sizes.
 
@@ -73,7 +93,7 @@ class Graph:
             replace(layer, operation=replace(first.operation, size=size)) if layer is first else layer
             for layer in self.layers
         ]
-        other = type(self)(self.name, layers, outputs=self.outputs, source=self.source)
+        other = type(self)(self.name, layers, outputs=self.outputs, output_names=self.output_names, source=self.source)
         # One dictionary: what is trained or drawn in one is so in the other.
         other._parameters, other.optimizers, other.programs = self._parameters, self.optimizers, self.programs
         return other
@@ -85,6 +105,8 @@ class Graph:
 
     def input_shapes(self, layer: Layer) -> tuple[Shape, ...]:
         """Return the shapes that a layer reads."""
+        if not isinstance(layer, Layer) or layer != self.by_name.get(layer.name):
+            raise NetworkError(f"layer is {shown(layer)}; wanted one of the network's layers")
         return tuple(self.features[name].shape for name in layer.inputs)
 
     # Parameters.
@@ -130,7 +152,14 @@ class Graph:
         """Return the same network with its parameters in another float type."""
         kind = numpy_dtype(dtype_name("dtype", dtype))
         cast = {name: value.astype(kind) for name, value in self.parameters.items()}
-        return type(self)(self.name, self.layers, outputs=self.outputs, source=self.source, parameters=cast)
+        return type(self)(
+            self.name,
+            self.layers,
+            outputs=self.outputs,
+            output_names=self.output_names,
+            source=self.source,
+            parameters=cast,
+        )
 
     def initialize(self, seed: int = 0, dtype: Any = "float32", *, all: bool = False) -> Self:
         """Draw the parameters that are missing, or all of them, and return the network.
@@ -144,6 +173,7 @@ class Graph:
         all : bool
             Also those that there are.
         """
+        seed, all = as_int("seed", seed, 0), as_flag("all", all)
         have = {} if all else self._parameters
         drawn = draw(self.layers, seed, numpy_dtype(dtype_name("dtype", dtype)))
         self._parameters.update({name: value for name, value in drawn.items() if name not in have})
@@ -153,10 +183,29 @@ class Graph:
         shapes = {**self.parameter_shapes, **self.buffer_shapes}
         for name, value in self._parameters.items():
             if name not in shapes:
-                raise NetworkError(f"there is no parameter {name!r}")
-            if tuple(value.shape) != shapes[name]:
-                raise NetworkError(f"parameter {name!r} is {tuple(value.shape)}; the layer wants {shapes[name]}")
+                raise NetworkError(f"parameters holds {shown(name)}, and there is no such parameter")
+            shape = shape_of(f"the parameter {name!r}", value)
+            if shape != shapes[name]:
+                raise NetworkError(f"parameter {name!r} is {shape}; the layer wants {shapes[name]}")
 
     def __repr__(self) -> str:
         sizes = ", ".join(str(self.features[layer.name].shape) for layer in self.inputs)
         return f"{type(self).__name__}({self.name!r}, {len(self.layers)} layers, input {sizes})"
+
+
+def _listed(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    try:
+        found = tuple(layers)
+    except Exception:
+        raise NetworkError(f"layers is {shown(layers)}; wanted a list of Layer", key="layers") from None
+    for layer in found:
+        if not isinstance(layer, Layer):
+            raise NetworkError(f"layers holds {shown(layer)}; wanted a Layer", key="layers")
+    return found
+
+
+def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    items = items_of(names)
+    if not items or not all(isinstance(item, str) for item in items):
+        raise NetworkError(f"{what} is {shown(names)}; wanted a list of names", key=what)
+    return items

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
-from stridekit.arguments import as_int, is_int
+from stridekit.arguments import as_int, is_int, items_of, shown
 from stridekit.errors import NetworkError, ShapeError, StridekitError
+from stridekit.limits import LARGEST_FEATURE
 from stridekit.networks.operations import Input, Operation, Shape
 
 InputSize: TypeAlias = int | Sequence[int] | None
@@ -48,15 +50,13 @@ class Feature:
 
 def input_shape(asked: int | Sequence[int], size: Shape) -> Shape:
     """Read an input size, given with its channels or without, or one number for every spatial axis."""
-    if is_int(asked):
-        spatial: tuple[int, ...] = (as_int("input_size", asked),) * (len(size) - 1)
-        return (size[0], *spatial)
-    sizes = tuple(as_int("input_size", value) for value in asked)  # type: ignore[union-attr]
+    items = (asked,) * (len(size) - 1) if is_int(asked) else items_of(asked) or ()
+    sizes = tuple(as_int("input_size", value) for value in items)
     if len(sizes) == len(size) - 1:
         sizes = (size[0], *sizes)
     if len(sizes) != len(size) or min(sizes) < 1:
         raise ShapeError(
-            f"input_size is {asked}; wanted {len(size) - 1} spatial sizes, or the {size[0]} channels and those"
+            f"input_size is {shown(asked)}; wanted {len(size) - 1} spatial sizes, or the {size[0]} channels and those"
         )
     return sizes
 
@@ -66,6 +66,7 @@ def resolved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     found: list[Layer] = []
     features: dict[str, Feature] = {}
     for layer in layers:
+        _check_kinds(layer)
         _check_names(layer, features)
         shapes = tuple(features[name].shape for name in layer.inputs)
         try:
@@ -83,13 +84,27 @@ def resolved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
     return tuple(found)
 
 
+def _check_kinds(layer: Layer) -> None:
+    wanted = {
+        "name": (isinstance(layer.name, str), "a str"),
+        "operation": (isinstance(layer.operation, Operation), "an Operation"),
+        "inputs": (isinstance(layer.inputs, tuple) and all(isinstance(n, str) for n in layer.inputs), "a tuple of str"),
+        "shares": (layer.shares is None or isinstance(layer.shares, str), "a str"),
+    }
+    for field, (right, kind) in wanted.items():
+        if not right:
+            raise NetworkError(
+                f"layer {shown(layer.name)}: {field} is {shown(getattr(layer, field))}; wanted {kind}", key=field
+            )
+
+
 def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
     if layer.name in before:
-        raise NetworkError(f"layer {layer.name!r}: there are two of that name", layer=layer.name, key="name")
+        raise NetworkError(f"layer {shown(layer.name)}: there are two of that name", layer=layer.name, key="name")
     for name in layer.inputs:
         if name not in before:
             raise NetworkError(
-                f"layer {layer.name!r}: inputs names {name!r}, and there is no such layer before it",
+                f"layer {shown(layer.name)}: inputs names {shown(name)}, and there is no such layer before it",
                 layer=layer.name,
                 key="inputs",
             )
@@ -97,7 +112,7 @@ def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
     if len(layer.inputs) < fewest or (most is not None and len(layer.inputs) > most):
         wanted = fewest if fewest == most else f"{fewest} or more" if most is None else f"{fewest} to {most}"
         raise NetworkError(
-            f"layer {layer.name!r}: inputs has {len(layer.inputs)} names, {layer.operation.kind} wants {wanted}",
+            f"layer {shown(layer.name)}: inputs has {len(layer.inputs)} names, {layer.operation.kind} wants {wanted}",
             layer=layer.name,
             key="inputs",
         )
@@ -106,12 +121,12 @@ def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
 def _check_sharing(layer: Layer, by_name: dict[str, Layer]) -> None:
     owner = by_name.get(str(layer.shares))
     if owner is None or owner.shares is not None:
-        message = f"shares names {layer.shares!r}, and there is no such layer with parameters of its own"
+        message = f"shares names {shown(layer.shares)}, and there is no such layer with parameters of its own"
     elif _kept(owner.operation) != _kept(layer.operation):
-        message = f"shares names {layer.shares!r}, whose parameters have other shapes"
+        message = f"shares names {shown(layer.shares)}, whose parameters have other shapes"
     else:
         return
-    raise NetworkError(f"layer {layer.name!r}: {message}", layer=layer.name, key="shares")
+    raise NetworkError(f"layer {shown(layer.name)}: {message}", layer=layer.name, key="shares")
 
 
 def _kept(operation: Operation) -> tuple[dict[str, Shape], dict[str, Shape]]:
@@ -129,12 +144,14 @@ def features_of(layers: tuple[Layer, ...]) -> dict[str, Feature]:
 def _feature(layer: Layer, before: dict[str, Feature]) -> Feature:
     operation = layer.operation
     try:
+        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
+        if math.prod(shape) > LARGEST_FEATURE:
+            raise ShapeError(f"it gives {shape}, more numbers than the {LARGEST_FEATURE} that a sample can have")
         if isinstance(operation, Input):
-            return Feature(operation.output_shape(()), operation.samples)
+            return Feature(shape, operation.samples)
         read = [before[name] for position, name in enumerate(layer.inputs) if operation.reads(position)]
         if len({feature.samples for feature in read}) > 1:
             raise ShapeError("its inputs have different numbers of samples")
-        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
         return Feature(shape, read[0].samples)
     except StridekitError as error:
         raise _at(layer, error) from None
@@ -145,4 +162,4 @@ def _at(layer: Layer, error: Exception) -> NetworkError:
     message = str(error)
     word = message.split(" ", 1)[0]
     key = word if word in getattr(layer.operation, "__dataclass_fields__", {}) else None
-    return NetworkError(f"layer {layer.name!r} ({layer.operation.kind}): {message}", layer=layer.name, key=key)
+    return NetworkError(f"layer {shown(layer.name)} ({layer.operation.kind}): {message}", layer=layer.name, key=key)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, as_path, shown
 from stridekit.arrays import Array
+from stridekit.backends import Device
+from stridekit.errors import NetworkError
+from stridekit.networks.execution import NetworkVram, Optimizer, predict_vram, run, train_step
+from stridekit.networks.execution.fitting import largest_batch
+from stridekit.networks.execution.optimizers import optimizer_called
 from stridekit.networks.from_onnx import network_of_onnx
 from stridekit.networks.from_torch import network_of_torch
 from stridekit.networks.graph import Graph
@@ -15,10 +20,6 @@ from stridekit.networks.layers import InputSize
 from stridekit.networks.summary import Summary, summarize
 from stridekit.networks.toml_files import parse_toml, read_toml
 from stridekit.vram import parse_bytes
-
-if TYPE_CHECKING:
-    from stridekit.backends import Device
-    from stridekit.networks.execution import NetworkVram, Optimizer
 
 
 class Network(Graph):
@@ -33,6 +34,8 @@ class Network(Graph):
         Each after the layers that it reads; at least one is an input.
     outputs : sequence of str, optional
         Names of the layers whose results are returned; by default those that no other reads.
+    output_names : sequence of str, optional
+        What `run` calls these results; by default as the layers. Of an ONNX model they are its outputs' names.
     source : str
         Where the architecture is from.
     parameters : dict of array, optional
@@ -55,7 +58,7 @@ class Network(Graph):
         NetworkError
             Naming file, line and key.
         """
-        return cls._of(read_toml(Path(path)))
+        return cls._of(read_toml(as_path("path", path, error=NetworkError)))
 
     @classmethod
     def parse(cls, text: str, file: str = "network") -> Network:
@@ -66,6 +69,9 @@ class Network(Graph):
         NetworkError
             Naming file, line and key.
         """
+        for name, value in (("text", text), ("file", file)):
+            if not isinstance(value, str):
+                raise NetworkError(f"{name} is {shown(value)}; wanted a str")
         return cls._of(parse_toml(text, file))
 
     @classmethod
@@ -82,7 +88,7 @@ class Network(Graph):
         ------
         NetworkError
             Naming the node and the operator, for one that is not known.
-        ModuleNotFoundError
+        MissingExtraError
             If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
         return cls._of(network_of_onnx(model, input_size))
@@ -96,12 +102,17 @@ class Network(Graph):
         NetworkError
             Naming the node and the operator, for one that is not known.
         """
-        return cls._of(network_of_torch(module, tuple(input_size)))
+        return cls._of(network_of_torch(module, input_size))
 
     @classmethod
     def _of(cls, graph: Graph) -> Network:
         return cls(
-            graph.name, graph.layers, outputs=graph.outputs, source=graph.source, parameters=graph.given_parameters
+            graph.name,
+            graph.layers,
+            outputs=graph.outputs,
+            output_names=graph.output_names,
+            source=graph.source,
+            parameters=graph.given_parameters,
         )
 
     # Answers.
@@ -128,7 +139,7 @@ class Network(Graph):
         NetworkError
             Naming the first layer that the size does not fit.
         """
-        return summarize(self.resized(input_size), as_int("batch", batch), dtype)
+        return summarize(self.resized(input_size), as_int("batch", batch, 0), dtype)
 
     def vram(
         self,
@@ -146,6 +157,7 @@ class Network(Graph):
         Parameters
         ----------
         batch : int
+            Samples; 0 is none.
         input_size : int, spatial sizes, or ``(C, *spatial)``, optional
         dtype : str or dtype
             Of activations, parameters and gradients; the optimizer keeps its state in float32 at least.
@@ -168,8 +180,6 @@ class Network(Graph):
         >>> usage.parameter_gradients <= usage.arena < usage.peak
         True
         """
-        from stridekit.networks.execution import predict_vram
-
         return predict_vram(
             self,
             input_size=input_size,
@@ -214,7 +224,6 @@ class Network(Graph):
         >>> net.vram(batch, training=True, device="H200").peak <= 2**31
         True
         """
-        from stridekit.networks.execution.fitting import largest_batch
 
         def peak(batch: int) -> int:
             return self.vram(
@@ -227,7 +236,7 @@ class Network(Graph):
                 backend=backend,
             ).peak
 
-        return largest_batch(peak, parse_bytes(limit))
+        return largest_batch(peak, parse_bytes("the limit of the budget", limit))
 
     # Running.
 
@@ -243,8 +252,8 @@ class Network(Graph):
 
         Returns
         -------
-        array, or a dictionary of arrays by the outputs' names
-            Channels first; images lie channels-last in memory.
+        array, or a dictionary of arrays by `output_names`, in their order
+            Channels first; images lie channels-last in memory. Two outputs of one layer are one array.
 
         Raises
         ------
@@ -258,8 +267,6 @@ class Network(Graph):
         >>> sk.networks.load("textcnn").run(np.zeros((2, 300, 20), np.float32)).shape
         (2, 2)
         """
-        from stridekit.networks.execution import run
-
         return run(self, x, backend)
 
     def train_step(
@@ -302,9 +309,6 @@ class Network(Graph):
         >>> losses[-1] < losses[0]
         True
         """
-        from stridekit.networks.execution import train_step
-        from stridekit.networks.execution.optimizers import optimizer_called
-
         chosen = optimizer
         if isinstance(chosen, str):
             chosen = self.optimizers.setdefault(chosen, optimizer_called(chosen))

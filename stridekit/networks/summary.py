@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stridekit.arrays import dtype_name, itemsize
-from stridekit.errors import ShapeError
+from stridekit.concurrency import cached_property
 from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 
@@ -158,8 +157,6 @@ class Summary:
 
 def summarize(network: Graph, batch: int, dtype: Any) -> Summary:
     """Return the summary of a network at its own input size."""
-    if batch < 0:
-        raise ShapeError(f"batch is {batch}; wanted at least 0")
     name = dtype_name("dtype", dtype)
     fields = axis_fields(network)
     image = network.features[network.inputs[0].name].shape

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from stridekit.compare.units import format_stride
-from stridekit.report.figures import BLUE, GREEN, ORANGE, legend, log_axis, new_figure
+from stridekit.report.figures import BLUE, GREEN, ORANGE, entitle, legend, log_axis, new_figure
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +24,7 @@ def draw_alternatives(comparison: StrideComparison) -> Figure:
     strides = list(dict.fromkeys(row.stride for row in rows))
     names = list(dict.fromkeys(row.alternative for row in rows))
     figure = new_figure(max(7.0, 1.3 * len(strides) + 2), 8.4)
-    figure.suptitle(f"Ways to shrink by a stride\n{comparison.device}", fontsize=10)
+    entitle(figure, f"Ways to shrink by a stride\n{comparison.device}", 10)
     time_axes, memory_axes, aliasing_axes = figure.subplots(3, 1, sharex=True)
     times, peaks = [], []
     for number, name in enumerate(names):

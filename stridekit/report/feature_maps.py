@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.patches import Rectangle
 
 from stridekit.compare.units import format_share, format_sizes, format_stride
-from stridekit.report.figures import DPI, GREEN, new_figure, shortened
+from stridekit.report.figures import DPI, GREEN, entitle, new_figure, shortened
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -73,7 +73,7 @@ def draw_overview(comparison: StrideComparison, looks: Sequence[Look]) -> Figure
     figure = new_figure(panel * (len(rows) + 1) + 0.9, sum(heights) + 0.45 * len(filters) + 0.6)
     grid = figure.subplots(len(filters), len(rows) + 1, squeeze=False, height_ratios=heights)
     name = shortened(comparison.image["name"].rsplit("/", 1)[-1])
-    figure.suptitle(f"{name}: {_span(windows[0])} pixels, where each filter varies most", fontsize=11)
+    entitle(figure, f"{name}: {_span(windows[0])} pixels, where each filter varies most", 11)
     for place, (axes_row, number) in enumerate(zip(grid, filters, strict=True)):
         _draw_image(axes_row[0], pictures.image, windows[place], panel)
         axes_row[0].set_ylabel(comparison.filter_labels[number], fontsize=9)

@@ -28,6 +28,11 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+def entitle(figure: Figure, title: str, size: int) -> None:
+    """Put a title over a figure as it is: a ``$`` in a file's name begins no formula."""
+    figure.suptitle(title, fontsize=size).set_parse_math(False)
+
+
 def draw_costs(comparison: StrideComparison) -> Figure:
     """Draw time with its quartiles, peak memory and aliased energy, one above the other, against stride."""
     rows = comparison.rows
@@ -36,10 +41,11 @@ def draw_costs(comparison: StrideComparison) -> Figure:
     layer = comparison.layer
     kernel = format_sizes(layer["kernel_size"])
     filters = f"{layer['filters']} filter{'' if layer['filters'] == 1 else 's'}"
-    figure.suptitle(
+    entitle(
+        figure,
         f"{kernel} kernel, {filters}, {layer['dtype']}, padding {_padding(layer['padding'])}, on "
         f"{shortened(comparison.image['name'])}\n{comparison.device}",
-        fontsize=10,
+        10,
     )
     time_axes, memory_axes, aliasing_axes = figure.subplots(3, 1, sharex=True)
     _draw_times(time_axes, comparison)

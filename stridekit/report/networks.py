@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from stridekit.arguments import printable
 from stridekit.compare.units import format_bytes, format_count, format_sizes
 from stridekit.networks.summary import Summary, SummaryRow
 from stridekit.report.tables import text_table
@@ -57,7 +58,7 @@ def _sizes_table(rows: Sequence[SummaryRow]) -> Table:
         ("layer", "output", "stride", "effective", "field", "starts", "dropped", "remainder", "overlap", "phase"),
         [
             (
-                row.name,
+                printable(row.name),
                 format_sizes(row.output_shape[1:]),
                 _each(row.stride),
                 _each(row.effective_stride),
@@ -77,7 +78,7 @@ def _sizes_table(rows: Sequence[SummaryRow]) -> Table:
 def _costs_table(rows: Sequence[SummaryRow], summary: Summary) -> Table:
     body = [
         (
-            row.name,
+            printable(row.name),
             row.operation,
             f"{row.parameters:,}",
             format_count(row.macs),
@@ -112,10 +113,10 @@ def _totals(summary: Summary) -> Iterator[str]:
     if last is not None and last.receptive_field is not None and last.effective_stride is not None:
         yield (
             f"Receptive field: {format_sizes(last.receptive_field)} pixels at an effective stride of "
-            f"{_stride(last.effective_stride)} (after {last.name})"
+            f"{_stride(last.effective_stride)} (after {printable(last.name)})"
         )
     if summary.outgrows_image_at is not None:
-        yield f"It outgrows the image at {summary.outgrows_image_at}"
+        yield f"It outgrows the image at {printable(summary.outgrows_image_at)}"
     yield (
         f"Parameters: {summary.parameters:,}; multiply-adds: {format_count(summary.macs)}; "
         f"model file: {format_bytes(summary.weight_bytes)} in {summary.dtype}"
@@ -143,7 +144,7 @@ def _memory(usage: NetworkVram, what: str) -> Iterator[str]:
         "workspace": usage.workspace,
     }
     shares = ", ".join(f"{name} {format_bytes(nbytes)}" for name, nbytes in alive.items() if nbytes)
-    yield f"  fullest at {usage.at}: {shares}"
+    yield f"  fullest at {printable(usage.at)}: {shares}"
     yield f"  {'allocated':<16} {format_bytes(usage.allocated):>9}  {usage.allocated:,} bytes"
     yield f"  {'peak':<16} {format_bytes(usage.peak):>9}  {usage.peak:,} bytes"
 

@@ -7,14 +7,12 @@ PyTorch, when it is called.
 
 from __future__ import annotations
 
+from stridekit.extras import extra as _extra
+
 try:
     import torch as _torch  # noqa: F401
-except ModuleNotFoundError as error:
-    if error.name != "torch":
-        raise
-    raise ModuleNotFoundError(
-        "stridekit.torch needs PyTorch: pip install '.[torch]' in the clone", name="torch"
-    ) from None
+except ImportError:
+    _extra("torch", "torch", "stridekit.torch", "PyTorch")
 
 from stridekit.torch.functions import conv1d as conv1d
 from stridekit.torch.functions import conv2d as conv2d

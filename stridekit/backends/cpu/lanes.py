@@ -148,6 +148,7 @@ def _declared(emit: Callable[..., None], words: int) -> Any:
     # Numba counts the parameters: one declaration for each number of them.
     declarations: dict[int, Any] = {
         3: lambda ctx, tag, a, b, c: typed(ctx, tag, a, b, c),
+        4: lambda ctx, tag, a, b, c, d: typed(ctx, tag, a, b, c, d),
         5: lambda ctx, tag, a, b, c, d, e: typed(ctx, tag, a, b, c, d, e),
         7: lambda ctx, tag, a, b, c, d, e, f, g: typed(ctx, tag, a, b, c, d, e, f, g),
         11: lambda ctx, tag, a, b, c, d, e, f, g, h, i, j, k: typed(ctx, tag, a, b, c, d, e, f, g, h, i, j, k),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, shown
 from stridekit.errors import ShapeError
 
 _threads: int | None = None
@@ -19,8 +20,8 @@ def get_num_threads() -> int:
     if _threads is None:
         setting = os.environ.get("STRIDEKIT_NUM_THREADS", "").strip()
         if setting:
-            if not setting.isdigit() or int(setting) < 1:
-                raise ShapeError(f"STRIDEKIT_NUM_THREADS is {setting!r}; wanted a positive int")
+            if not re.fullmatch(r"0*[1-9][0-9]{0,8}", setting, re.ASCII):
+                raise ShapeError(f"STRIDEKIT_NUM_THREADS is {shown(setting)}; wanted a positive int")
             _threads = int(setting)
         else:
             _threads = processors()
@@ -38,10 +39,7 @@ def set_num_threads(threads: int) -> None:
         Unless `threads` is at least 1.
     """
     global _threads
-    threads = as_int("threads", threads)
-    if threads < 1:
-        raise ShapeError(f"threads is {threads}; wanted at least 1")
-    _threads = threads
+    _threads = as_int("threads", threads, 1)
 
 
 def processors() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from stridekit.arguments import shown
 from stridekit.errors import BackendUnavailableError
 
 GRANULARITY = 512
@@ -127,4 +128,4 @@ def profile(name: str) -> CudaDevice:
         if known.lower() == name.lower():
             return device
     hint = "; an array runs on its own device, and backend= chooses among backends"
-    raise BackendUnavailableError(f"device is {name!r}; the profiles are {', '.join(PROFILES)}{hint}")
+    raise BackendUnavailableError(f"device is {shown(name)}; the profiles are {', '.join(PROFILES)}{hint}")

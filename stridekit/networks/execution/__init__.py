@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_flag, as_int, shown
 from stridekit.arrays import Array, dtype_name, library_of, one_library, plain
-from stridekit.backends import Device, load_backend, memory_of, profile_called
-from stridekit.errors import BackendUnavailableError, DtypeError, ShapeError
+from stridekit.backends import Device, load_backend, memory_of
+from stridekit.errors import DtypeError, ShapeError
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
 from stridekit.networks.execution.program import NetworkVram, Program
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import InputSize
-from stridekit.planning import choose_backend
+from stridekit.planning import choose_backend, place_to_plan_for
 
 __all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]
 
@@ -34,26 +34,23 @@ def predict_vram(
     backend: str,
 ) -> NetworkVram:
     """Predict the memory of a run or a training step; `Network.vram` says how."""
-    batch = as_int("batch", batch)
-    if batch < 0:
-        raise ShapeError(f"batch is {batch}; wanted at least 0")
+    batch, training = as_int("batch", batch, 0), as_flag("training", training)
+    name, _, chosen = place_to_plan_for(device, backend)
     if isinstance(device, str):
-        name, known = profile_called(device)
-        if backend not in ("auto", name):
-            raise BackendUnavailableError(f"device is {device!r}, of backend {name!r}, and backend is {backend!r}")
-        context = Context(name, known, "cupy", dtype_name("dtype", dtype), training)
+        # A profile's card need not be here, and then has no memory to ask.
+        context = Context(name, chosen, "cupy", dtype_name("dtype", dtype), training)
     else:
-        name, _ = choose_backend(backend, "numpy")
-        context = _context(name, load_backend(name).device() if device is None else device, dtype, training)
-    slots = optimizer_called(optimizer).slots if training else 0
-    return _program(network.resized(input_size), batch, context).vram(slots)
+        context = _context(name, chosen, dtype, training)
+    slots = optimizer_called(optimizer).slots
+    return _program(network.resized(input_size), batch, context).vram(slots if training else 0)
 
 
 def run(network: Graph, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
     """Run a network; `Network.run` says how."""
     given, program = _ready(network, x, backend, training=False)
     found = program.run(given)
-    return next(iter(found.values())) if len(found) == 1 else found
+    named = {name: found[layer] for name, layer in zip(network.output_names, network.outputs, strict=True)}
+    return next(iter(named.values())) if len(named) == 1 else named
 
 
 def train_step(
@@ -74,9 +71,11 @@ def _ready(
     named: dict[str, Array] = dict(x) if isinstance(x, Mapping) else {layers[0].name: x}
     if set(named) != {layer.name for layer in layers}:
         wanted = ", ".join(layer.name for layer in layers)
-        raise ShapeError(f"{network.name} has the inputs {wanted}; give them as a dictionary, {', '.join(named)} came")
-    library, first = one_library(named), named[layers[0].name]
-    dtype = dtype_name(layers[0].name, first)
+        came = ", ".join(name if isinstance(name, str) else shown(name) for name in named)
+        raise ShapeError(f"{network.name} has the inputs {wanted}; give x as a dictionary of them, {came} came")
+    called = {name: name if isinstance(x, Mapping) else "x" for name in named}
+    library, first = one_library({called[name]: array for name, array in named.items()}), named[layers[0].name]
+    dtype = dtype_name(called[layers[0].name], first)
     shape = tuple(first.shape)
     if len(shape) != len(network.features[layers[0].name].shape) + 1:
         raise ShapeError(f"x is {shape}; wanted (N, {', '.join(map(str, network.features[layers[0].name].shape))})")
@@ -85,10 +84,11 @@ def _ready(
     for layer in layers:
         feature = sized.features[layer.name]
         expected = (batch * feature.samples, *feature.shape)
-        if dtype_name(layer.name, named[layer.name]) != dtype:
-            raise DtypeError(f"{layer.name} is {named[layer.name].dtype}, {layers[0].name} {dtype}; cast one of them")
-        if tuple(named[layer.name].shape) != expected:
-            raise ShapeError(f"{layer.name} is {tuple(named[layer.name].shape)}; wanted {expected}")
+        own, array = called[layer.name], named[layer.name]
+        if dtype_name(own, array) != dtype:
+            raise DtypeError(f"{own} is {array.dtype}, {called[layers[0].name]} {dtype}; cast one of them")
+        if tuple(array.shape) != expected:
+            raise ShapeError(f"{own} is {tuple(array.shape)}; wanted {expected}")
     if not network.has_parameters:
         network.initialize(dtype=dtype)
     name, _ = choose_backend(backend, library)
@@ -104,8 +104,10 @@ def _program(network: Graph, batch: int, context: Context) -> Program:
     """Return the program, remembered by what it depends on."""
     kept: dict[Any, Program] = network.programs
     key = (tuple(network.features[layer.name] for layer in network.inputs), batch, context)
-    if key not in kept:
-        while len(kept) >= _KEPT:
-            kept.pop(next(iter(kept)))
-        kept[key] = Program(network, batch, context)
-    return kept[key]
+    # Each step is one that other threads come before or after: what was there a step ago need not be there now.
+    program = kept.get(key)
+    if program is None:
+        for oldest in list(kept)[: len(kept) + 1 - _KEPT]:
+            kept.pop(oldest, None)
+        program = kept.setdefault(key, Program(network, batch, context))
+    return program

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from stridekit import vram
+from stridekit.arguments import shown
 from stridekit.arrays import Array
 from stridekit.errors import ShapeError
 from stridekit.memory import Memory
@@ -158,7 +159,7 @@ def optimizer_called(optimizer: Optimizer | str) -> Optimizer:
     if isinstance(optimizer, Optimizer):
         return optimizer
     if not isinstance(optimizer, str) or optimizer not in OPTIMIZERS:
-        raise ShapeError(f"optimizer is {optimizer!r}; wanted one of {', '.join(OPTIMIZERS)}, or an Optimizer")
+        raise ShapeError(f"optimizer is {shown(optimizer)}; wanted one of {', '.join(OPTIMIZERS)}, or an Optimizer")
     return OPTIMIZERS[optimizer]()
 
 

@@ -6,8 +6,9 @@ import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from stridekit.arguments import as_int
+from stridekit.arguments import as_int, items_of, shown
 from stridekit.errors import NetworkError, StridekitError
+from stridekit.extras import extra
 from stridekit.networks.from_torch.call import Call, Held, place_of
 from stridekit.networks.from_torch.functions import FUNCTIONS
 from stridekit.networks.tracing import Tracer
@@ -32,15 +33,16 @@ def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
     ------
     NetworkError
         Naming the node, the function and the module, for one that is not known.
-    ModuleNotFoundError
+    MissingExtraError
         If PyTorch is not installed: ``pip install '.[torch]'`` in the clone.
     """
-    torch = _torch()
+    torch = extra("torch", "torch", "Network.from_torch", "PyTorch")
     if not isinstance(module, torch.nn.Module):
         raise NetworkError(f"module is a {type(module).__name__}; wanted a torch.nn.Module")
-    sizes = tuple(as_int("input_size", size) for size in input_size)
+    items = items_of(input_size) or ()
+    sizes = tuple(as_int("input_size", size) for size in items)
     if not 1 <= len(sizes) <= 4 or min(sizes) < 1:
-        raise NetworkError(f"input_size is {sizes}; wanted (C, *spatial), each at least 1")
+        raise NetworkError(f"input_size is {shown(input_size)}; wanted (C, *spatial), each at least 1")
     program = _exported(torch, module, sizes)
     specs = program.graph_signature.input_specs
     given = [spec.arg.name for spec in specs if spec.kind.name == "USER_INPUT"]
@@ -54,18 +56,6 @@ def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
         elif node.op != "placeholder" and node.op != "output":
             raise NetworkError(f"node {node.name!r}: {node.op} is not known")
     return tracer.network(type(module).__name__, _outputs(program, values))
-
-
-def _torch() -> Any:
-    try:
-        import torch
-    except ModuleNotFoundError as error:
-        if error.name != "torch":
-            raise
-        raise ModuleNotFoundError(
-            "Network.from_torch needs PyTorch: pip install '.[torch]' in the clone", name="torch"
-        ) from None
-    return torch
 
 
 def _exported(torch: Any, module: Any, sizes: tuple[int, ...]) -> Any:

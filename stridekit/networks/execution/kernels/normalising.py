@@ -81,7 +81,7 @@ class BatchNormKernel(PointwiseKernel):
 
     @property
     def forward_workspace(self) -> int:
-        """Two blocks, the sums, and what there is for each channel."""
+        """One block, the sums, and what there is for each channel."""
         return carved_bytes(*self._per_channel) + self.block_bytes(1) + self.sums_bytes
 
     @property
