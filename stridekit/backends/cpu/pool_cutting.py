@@ -110,7 +110,8 @@ def _options(problem: PoolProblem, result: tuple[int, ...], most: int) -> Iterat
 
 def _fewer(size: int, most: int) -> list[int]:
     """Return sizes of equal parts of an axis: the largest that there is room for, then ever smaller ones."""
-    parts, found = -(-size // max(most, 1)), []
+    found: list[int] = []
+    parts = -(-size // max(most, 1))
     while not found or found[-1] > 1:
         found.append(-(-size // parts))
         parts *= 2
