@@ -110,7 +110,8 @@ def _options(problem: PoolProblem, result: tuple[int, ...], most: int) -> Iterat
 
 def _fewer(size: int, most: int) -> list[int]:
     """Return sizes of equal parts of an axis: the largest that there is room for, then ever smaller ones."""
-    parts, found = -(-size // max(most, 1)), []
+    found: list[int] = []
+    parts = -(-size // max(most, 1))
     while not found or found[-1] > 1:
         found.append(-(-size // parts))
         parts *= 2
@@ -132,7 +133,7 @@ def _block_cost(problem: PoolProblem, block: list[int], vectors: int, width: int
         windows, taps = read, min(axes[2].kernel, block[2])
     put = _moved(pixels, vectors, width, inside)
     if problem.direction != "forward" and problem.operation == "max":
-        return put + lines * (_LINE + read * (_WINDOW + vectors * width * _SCATTERED))
+        return put + lines * (_LINE + read * (3 * _WINDOW + vectors * width * _SCATTERED))
     along = windows * (_WINDOW + taps * vectors) + read * vectors * per_pixel
     return put + lines * (_LINE + _moved(read, vectors, width, inside) + along) + rows * block[2] * vectors
 

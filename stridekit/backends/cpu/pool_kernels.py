@@ -45,7 +45,7 @@ class Window(NamedTuple):
     ----------
     low, high : bounds of the input coordinates that an average counts
     period : steps from one window with a tap at some coordinate to the next
-    index : from one pixel's index to the next pixel's
+    index_step : from one pixel's index to the next pixel's
     block, blocks : pixels of the result in a block, and blocks
     """
 
@@ -58,7 +58,7 @@ class Window(NamedTuple):
     low: int
     high: int
     period: int
-    index: int
+    index_step: int
     block: int
     blocks: int
 
@@ -72,7 +72,7 @@ class Pooled(NamedTuple):
     lanes, most_lanes : how many there are, and in a block
     lane_blocks : blocks of them
     inside : whether neighbouring blocks are of the same pixels
-    index, lane_index : index of the first pixel, and from one lane's to the next lane's
+    first_index, lane_index : index of the first pixel, and from one lane's to the next lane's
     x, y, i and their steps : addresses, and bytes from one outer part, lane, slice, line and pixel to the next
         Of the input (or its gradient), the output (or its gradient), the indices; address 0 for none.
     blocks, blocks_per_task : blocks of the result, and how many of them a task takes
@@ -85,7 +85,7 @@ class Pooled(NamedTuple):
     most_lanes: int
     lane_blocks: int
     inside: int
-    index: int
+    first_index: int
     lane_index: int
     x: int
     xn: int
@@ -333,7 +333,7 @@ def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: An
                         begun, taken = hi, min(hi + together, hp.last)
                         _take(tag, itemsize, r, line + wp.first * step, p.xc, step, (taken - begun) * width)
                     line, step = r.source + ((hi - begun) * width - wp.first) * r.pitch, r.pitch
-                number = p.index + di * d.index + hi * h.index
+                number = p.first_index + di * d.index_step + hi * h.index_step
                 _along(tag, acc, itemsize, in_place or together > 1, job, wp, r, line, step, number)
                 for od in range(d_first, d_stop, d.period):
                     for oh in range(h_first, h_stop, h.period):
@@ -400,7 +400,7 @@ def _scatter(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: 
     """Give each window's gradient to the pixel of its index; the block's are numbered without a gap."""
     d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
     w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
-    start = p.index + dp.start * d.index + hp.start * h.index + wp.start * w.index
+    start = p.first_index + dp.start * d.index_step + hp.start * h.index_step + wp.start * w.index_step
     pixels = (dp.stop - dp.start) * (hp.stop - hp.start) * (wp.stop - wp.start)
     od = _next_window(d, dp, dp.first)
     while od < dp.last:
