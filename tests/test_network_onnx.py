@@ -11,6 +11,7 @@ import pytest
 from hostile import Call, mistakes
 
 import stridekit as sk
+from stridekit.cli import run
 from stridekit.networks import Network, NetworkError, load
 
 onnx = pytest.importorskip("onnx", reason="models are read by onnx; pip install '.[onnx]'")
@@ -539,6 +540,15 @@ def test_a_file_is_read_with_weights_beside_it(tmp_path: Path) -> None:
     (tmp_path / "weights").unlink()
     with pytest.raises(NetworkError, match=r"small\.onnx: cannot be read as ONNX"):
         load(path)
+
+
+def test_a_model_of_another_dtype_is_measured_in_the_one_that_was_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    onnx.save(build([("Conv", ["x", "w"], {})], IMAGE, W), str(tmp_path / "a.onnx"))
+    line = ["network", str(tmp_path / "a.onnx"), "--measure", "--dtype", "float32", "--backend", "reference"]
+    assert run(line) == 0
+    assert "bytes allocated (as predicted)" in capsys.readouterr().out
 
 
 def test_what_is_no_input_size_or_no_model_is_refused_by_its_name() -> None:
