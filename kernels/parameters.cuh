@@ -1,5 +1,5 @@
-// What a kernel is told: one struct, by value, for every kernel of a convolution. Twin of
-// stridekit/backends/cuda/parameters.py, which fills it in; a test holds the two layouts together.
+// What a kernel is told: one struct, by value. That of the kernels that convolve is here; each of the others has its own
+// in its file. All have twins in stridekit/backends/cuda, which fills them in; a test holds the layouts together.
 //
 // Spatial axes are always three, in the array's order (depth, rows, columns); a problem of fewer has leading axes of
 // size 1. Steps are in elements, and may be negative.
@@ -37,8 +37,7 @@ struct ConvParameters {
     const void* weight;
     const void* bias;  // may be null
     void* y;
-    void* packed;         // weights as [groups][K][depth]
-    void* channels_last;  // copy of x as [N][D][H][W][groups][channel_pitch]
+    const void* packed;   // weights as [groups][K][depth]
     float* partials;      // sums of each split as [splits][groups][M][K]
     Steps x_step, y_step;
     i64 weight_step[5];  // filter, channel, depth, row, column
@@ -57,9 +56,8 @@ struct ConvParameters {
     i64 filter_tiles;   // tiles of K in one group
     i64 y_in_vectors;   // whether y takes stores of 16 bytes along the filters
     i64 y_by_filters;   // whether neighbours in y are filters, not pixels
-    Divisor by_channel_pitch, by_depth, by_filters, by_pixels;  // channel_pitch, depth, K, M
+    Divisor by_channel_pitch, by_filters, by_pixels;            // channel_pitch, K, M
     Divisor by_kernel_row, by_kernel_column;                    // kernel[1], kernel[2]
     Divisor by_output_depth, by_output_row, by_output_column;   // output
-    Divisor by_input_row, by_input_column;                      // size[1], size[2]
     Divisor by_filter_blocks, by_all_filter_blocks;             // blocks of FILTERS in a group, and in all groups
 };

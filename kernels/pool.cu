@@ -8,7 +8,7 @@
 // Threads        1-D. Neighbours are output columns, or channels where CHANNELS_INSIDE, as x lies.
 // Reduction      taps in order, in the accumulator.
 // Shared memory  none.
-// Preconditions  every padded coordinate and P.threads fit into INDEX.
+// Preconditions  every padded coordinate and the number of elements fit into INDEX.
 //
 // -D ENTRY, ELEMENT (elements.cuh), INDEX and UNSIGNED_INDEX (int and u32, i64 and u64), LARGEST (0, 1),
 //    CHANNELS_INSIDE (0, 1), THREADS
@@ -25,32 +25,32 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_cons
     typedef Element::Accumulator Accumulator;
 
     const Unsigned thread = static_cast<Unsigned>(blockIdx.x) * THREADS + threadIdx.x;
-    if (thread >= static_cast<Unsigned>(P.threads)) return;
-    const Place<Index> place = place_of<Index>(P, thread, CHANNELS_INSIDE);
+    if (thread >= static_cast<Unsigned>(P.walk.elements)) return;
+    const Place<Index> place = place_of<Index>(P.walk, thread, CHANNELS_INSIDE);
     const Storage* x = static_cast<const Storage*>(P.source) + place.n * P.source_step.n + place.c * P.source_step.c;
 
-    Index begin[3], size[3], dilation[3], taps[3];
+    // Of a window the taps that lie inside the input: padding can hold any number of others.
+    Index begin[3], dilation[3], first[3], stop[3];
 #pragma unroll
     for (int axis = 0; axis < 3; ++axis) {
         begin[axis] = place.at[axis] * static_cast<Index>(P.stride[axis]) - static_cast<Index>(P.padding[axis]);
-        size[axis] = static_cast<Index>(P.size[axis]);
         dilation[axis] = static_cast<Index>(P.dilation[axis]);
-        taps[axis] = static_cast<Index>(P.kernel[axis]);
+        const Index left = static_cast<Index>(P.size[axis]) - begin[axis], taps = static_cast<Index>(P.kernel[axis]);
+        const Index reached = left > 0 ? over(left + dilation[axis] - 1, P.by_dilation[axis]) : 0;
+        first[axis] = begin[axis] < 0 ? over(dilation[axis] - 1 - begin[axis], P.by_dilation[axis]) : 0;
+        stop[axis] = reached < taps ? reached : taps;
     }
     Accumulator result = LARGEST ? static_cast<Accumulator>(float_from_bits(0xff800000u)) : 0;
     i64 found = -1;
-    for (Index t = 0; t < taps[0]; ++t) {
+    for (Index t = first[0]; t < stop[0]; ++t) {
         const Index d = begin[0] + t * dilation[0];
-        if (d < 0 || d >= size[0]) continue;
-        for (Index r = 0; r < taps[1]; ++r) {
+        for (Index r = first[1]; r < stop[1]; ++r) {
             const Index h = begin[1] + r * dilation[1];
-            if (h < 0 || h >= size[1]) continue;
             const Storage* row = x + (static_cast<i64>(d) * P.source_step.d + static_cast<i64>(h) * P.source_step.h);
             const i64 number = (static_cast<i64>(d) * P.size[1] + h) * P.size[2];
 #pragma unroll 1
-            for (Index s = 0; s < taps[2]; ++s) {
+            for (Index s = first[2]; s < stop[2]; ++s) {
                 const Index w = begin[2] + s * dilation[2];
-                if (w < 0 || w >= size[2]) continue;
                 const Accumulator value = Element::widen(row[static_cast<i64>(w) * P.source_step.w]);
                 if (!LARGEST) {
                     result += value;

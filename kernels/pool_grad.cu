@@ -7,7 +7,7 @@
 // Threads        1-D. Neighbours are input columns, or channels where CHANNELS_INSIDE.
 // Reduction      windows in order, in the accumulator; no atomics, so that the bits are the same in every run.
 // Shared memory  none.
-// Preconditions  every padded coordinate and P.threads fit into INDEX.
+// Preconditions  every padded coordinate and the number of elements fit into INDEX.
 //
 // -D as for pool.cu
 #include "pooling.cuh"
@@ -30,8 +30,8 @@ extern "C" __global__ void __launch_bounds__(THREADS, 1) ENTRY(const __grid_cons
     typedef Element::Accumulator Accumulator;
 
     const Unsigned thread = static_cast<Unsigned>(blockIdx.x) * THREADS + threadIdx.x;
-    if (thread >= static_cast<Unsigned>(P.threads)) return;
-    const Place<Index> place = place_of<Index>(P, thread, CHANNELS_INSIDE);
+    if (thread >= static_cast<Unsigned>(P.walk.elements)) return;
+    const Place<Index> place = place_of<Index>(P.walk, thread, CHANNELS_INSIDE);
     const Storage* y = static_cast<const Storage*>(P.source) + place.n * P.source_step.n + place.c * P.source_step.c;
     const i64* indices = LARGEST ? P.indices + place.n * P.index_step.n + place.c * P.index_step.c : nullptr;
     const i64 number = (static_cast<i64>(place.at[0]) * P.size[1] + place.at[1]) * P.size[2] + place.at[2];

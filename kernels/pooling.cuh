@@ -4,7 +4,7 @@
 // Spatial axes are always three, as in parameters.cuh. Steps are in elements, and may be negative.
 #pragma once
 #include "elements.cuh"
-#include "parameters.cuh"
+#include "walk.cuh"
 
 struct PoolParameters {
     const void* source;  // input, or the output's gradient
@@ -13,40 +13,13 @@ struct PoolParameters {
     Steps source_step, target_step, index_step;
     i64 size[3], output[3], kernel[3], stride[3], dilation[3], padding[3];
     i64 low[3], high[3];  // bounds of the input coordinates that an average counts
-    i64 threads;          // elements of the result
-    Divisor by_channels, by_depth, by_row, by_column;  // of the result
+    Walk walk;            // over the result
     Divisor by_stride[3], by_dilation[3];
 };
 
 // Division of what is not negative. A processor's own would be a subroutine, around which registers spill.
 DEVICE int over(int n, const Divisor& by) { return static_cast<int>(divide(static_cast<u32>(n), by)); }
 DEVICE i64 over(i64 n, const Divisor& by) { return static_cast<i64>(divide(static_cast<u64>(n), by)); }
-
-// One element of the result.
-template <class Index>
-struct Place {
-    i64 n, c;
-    Index at[3];
-};
-
-// Neighbouring threads take neighbouring channels where `channels_inside`, else neighbouring columns.
-template <class Index, class Unsigned>
-DEVICE Place<Index> place_of(const PoolParameters& P, Unsigned rest, bool channels_inside) {
-    Place<Index> place;
-    if (channels_inside) place.c = static_cast<i64>(split_off(rest, P.by_channels));
-    place.at[2] = static_cast<Index>(split_off(rest, P.by_column));
-    place.at[1] = static_cast<Index>(split_off(rest, P.by_row));
-    place.at[0] = static_cast<Index>(split_off(rest, P.by_depth));
-    if (!channels_inside) place.c = static_cast<i64>(split_off(rest, P.by_channels));
-    place.n = static_cast<i64>(rest);
-    return place;
-}
-
-template <class Index>
-DEVICE i64 offset_of(const Steps& step, const Place<Index>& place) {
-    return place.n * step.n + place.c * step.c + static_cast<i64>(place.at[0]) * step.d +
-           static_cast<i64>(place.at[1]) * step.h + static_cast<i64>(place.at[2]) * step.w;
-}
 
 // How many taps of the window at `output` an average counts, on one axis.
 template <class Index>

@@ -13,15 +13,26 @@
 constexpr int SIDE = 32, PITCH = SIDE + 1, LINES = THREADS / SIDE;
 static_assert(THREADS == 256 && SIDE % LINES == 0, "32 x 8 threads");
 
-extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ ConvParameters P) {
+struct CopyParameters {
+    const void* x;
+    Steps x_step;
+    void* y;
+    i64 samples, pixels;         // of x
+    i64 channels;                // of one group of x
+    i64 padded_channels;         // of all groups of y
+    Divisor by_channel_pitch;    // channels of one group of y
+    Divisor by_row, by_column;   // of x
+};
+
+extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ CopyParameters P) {
     SHARED_MEMORY(shared);
     STORAGE* square = reinterpret_cast<STORAGE*>(shared);
     const int lane = static_cast<int>(threadIdx.x) % SIDE, line = static_cast<int>(threadIdx.x) / SIDE;
-    const i64 pixels = P.size[0] * P.size[1] * P.size[2], channels = P.groups * P.channel_pitch;
+    const i64 pixels = P.pixels, channels = P.padded_channels;
     const i64 first_pixel = static_cast<i64>(blockIdx.x) * SIDE, first_channel = static_cast<i64>(blockIdx.y) * SIDE;
     const bool by_channels = P.x_step.c == 1;
 
-    for (i64 n = blockIdx.z; n < P.N; n += gridDim.z) {
+    for (i64 n = blockIdx.z; n < P.samples; n += gridDim.z) {
         // All reads before the first write, so that they are under way together.
         STORAGE value[SIDE / LINES];
 #pragma unroll
@@ -32,11 +43,11 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constan
             if (pixel < pixels && padded < channels) {
                 u64 group = static_cast<u64>(padded), row = static_cast<u64>(pixel);
                 const i64 channel = static_cast<i64>(split_off(group, P.by_channel_pitch));
-                const i64 w = static_cast<i64>(split_off(row, P.by_input_column));
-                const i64 h = static_cast<i64>(split_off(row, P.by_input_row)), d = static_cast<i64>(row);
-                if (channel < P.C)
+                const i64 w = static_cast<i64>(split_off(row, P.by_column));
+                const i64 h = static_cast<i64>(split_off(row, P.by_row)), d = static_cast<i64>(row);
+                if (channel < P.channels)
                     value[i] = static_cast<const STORAGE*>(P.x)[n * P.x_step.n +
-                                                                (static_cast<i64>(group) * P.C + channel) * P.x_step.c +
+                                                                (static_cast<i64>(group) * P.channels + channel) * P.x_step.c +
                                                                 d * P.x_step.d + h * P.x_step.h + w * P.x_step.w];
             }
         }
@@ -50,7 +61,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constan
         for (int i = 0; i < SIDE; i += LINES) {
             const i64 pixel = first_pixel + line + i, channel = first_channel + lane;
             if (pixel < pixels && channel < channels)
-                static_cast<STORAGE*>(P.channels_last)[(n * pixels + pixel) * channels + channel] =
+                static_cast<STORAGE*>(P.y)[(n * pixels + pixel) * channels + channel] =
                     square[(line + i) * PITCH + lane];
         }
         __syncthreads();

@@ -5,8 +5,9 @@ Names are loaded on first use: importing stridekit imports nothing but the stand
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from stridekit.concurrency import loaded
 
 if TYPE_CHECKING:
     from stridekit import networks as networks
@@ -91,9 +92,9 @@ __all__ = ["__version__", *_HOMES, *_MODULES]
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
-        value = getattr(importlib.import_module(f"stridekit.{_HOMES[name]}"), name)
+        value = getattr(loaded(f"stridekit.{_HOMES[name]}"), name)
     elif name in _MODULES:
-        value = importlib.import_module(f"stridekit.{name}")
+        value = loaded(f"stridekit.{name}")
     elif name == "__version__":
         from importlib.metadata import version
 

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stridekit.arguments import shown
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
 
 Array: TypeAlias = Any
@@ -113,12 +114,13 @@ def _supported_name(dtype: np.dtype[Any]) -> str:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
-    if name == "bfloat16":
-        import ml_dtypes
+    return _bfloat16() if name == "bfloat16" else np.dtype(name)
 
-        bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
-        return bfloat16
-    return np.dtype(name)
+
+@cache
+def _bfloat16() -> np.dtype[Any]:
+    bfloat16: np.dtype[Any] = np.dtype(loaded("ml_dtypes").bfloat16)
+    return bfloat16
 
 
 def itemsize(name: str) -> int:

@@ -13,66 +13,36 @@ import numpy as np
 from stridekit.arguments import as_int, as_shape, shown
 from stridekit.arrays import LAYOUTS, Array, channels_last_layout, check_axes, dtype_name, library_of, numpy_dtype
 from stridekit.backends import load_backend
-from stridekit.conv import conv1d, conv2d, conv3d
+from stridekit.conv import conv
 from stridekit.errors import ShapeError
 from stridekit.gradients import conv_input_grad
 from stridekit.memory import uploaded
 from stridekit.padding import Padding
 from stridekit.pool_plan import Sizes
+from stridekit.ranks import of_rank
 
 _LARGEST_FILTER = 64
 
 
-def blur_pool1d(
+def blur_pool(
+    rank: int,
     x: Array,
     *,
     stride: Sizes = 2,
     filter_size: int = 3,
     padding: Padding | None = None,
     padding_mode: str = "reflect",
-    layout: str | None = "NCW",
+    layout: str | None = None,
     out: Array | None = None,
     backend: str = "auto",
 ) -> Array:
-    """Blur a signal and take every `stride`-th sample: `blur_pool2d` with one spatial axis.
+    """Blur {things} and take every `stride`-th pixel: a stride that aliases less.
 
     Parameters
     ----------
-    x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
-    stride, filter_size, padding, padding_mode, layout, out, backend
-        As for `blur_pool2d`; `layout` is one of {"NCW", "NWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, Q) or (N, Q, C)
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> sk.blur_pool1d(np.array([[[0.0, 4.0, 0.0, 0.0, 8.0, 0.0]]])).tolist()
-    [[[2.0, 1.0, 4.0]]]
-    """
-    return _blur_pool(1, x, stride, filter_size, padding, padding_mode, layout, out, backend)
-
-
-def blur_pool2d(
-    x: Array,
-    *,
-    stride: Sizes = 2,
-    filter_size: int = 3,
-    padding: Padding | None = None,
-    padding_mode: str = "reflect",
-    layout: str | None = "NCHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Blur an image and take every `stride`-th pixel: a stride that aliases less.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    x : array, shape (N, C, *spatial), or (N, *spatial, C) with channels last
         float16, bfloat16, float32 or float64; any strides.
-    stride : int or (rows, columns)
+    stride : int, or one per axis
     filter_size : int
         Taps per axis of the binomial filter: 3 is ``(1, 2, 1) / 4``, 1 is none.
     padding : any form that `stridekit.conv2d` takes, optional
@@ -84,7 +54,7 @@ def blur_pool2d(
 
     Returns
     -------
-    array, shape (N, C, P, Q) or (N, P, Q, C)
+    array, shape (N, C, *output) or (N, *output, C)
 
     Raises
     ------
@@ -98,43 +68,33 @@ def blur_pool2d(
     Examples
     --------
     >>> import numpy as np, stridekit as sk
+    >>> sk.blur_pool1d(np.array([[[0.0, 4.0, 0.0, 0.0, 8.0, 0.0]]])).tolist()
+    [[[2.0, 1.0, 4.0]]]
     >>> checkers = np.indices((6, 6)).sum(0) % 2 * 2.0
     >>> sk.blur_pool2d(checkers[None, None]).tolist()
     [[[[1.0, 1.0, 1.0], [1.0, 1.0, 1.0], [1.0, 1.0, 1.0]]]]
-    """
-    return _blur_pool(2, x, stride, filter_size, padding, padding_mode, layout, out, backend)
-
-
-def blur_pool3d(
-    x: Array,
-    *,
-    stride: Sizes = 2,
-    filter_size: int = 3,
-    padding: Padding | None = None,
-    padding_mode: str = "reflect",
-    layout: str | None = "NCDHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Blur a volume or clip and take every `stride`-th pixel: `blur_pool2d` with three spatial axes.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
-    stride, filter_size, padding, padding_mode, layout, out, backend
-        As for `blur_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, O, P, Q) or (N, O, P, Q, C)
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
     >>> sk.blur_pool3d(np.ones((1, 2, 4, 6, 6)), stride=(1, 2, 2)).shape
     (1, 2, 4, 3, 3)
     """
-    return _blur_pool(3, x, stride, filter_size, padding, padding_mode, layout, out, backend)
+    library_of("x", x)
+    check_axes("blur_pool", rank, x)
+    channels = int(x.shape[-1 if channels_last_layout(layout, rank) else 1])
+    filter_size = check_filter_size(filter_size)
+    return conv(
+        rank,
+        x,
+        _binomial("x", x, filter_size, rank, channels),
+        stride=stride,
+        padding=centred_padding(filter_size, rank) if padding is None else padding,
+        groups=channels,
+        padding_mode=padding_mode,
+        layout=layout,
+        out=out,
+        backend=backend,
+    )
+
+
+blur_pool1d, blur_pool2d, blur_pool3d = (of_rank(blur_pool, rank) for rank in (1, 2, 3))
 
 
 def blur_pool_grad(
@@ -188,35 +148,6 @@ def blur_pool_grad(
         _binomial("grad_output", grad_output, filter_size, rank, channels),
         grad_output,
         stride=stride,
-        padding=centred_padding(filter_size, rank) if padding is None else padding,
-        groups=channels,
-        padding_mode=padding_mode,
-        layout=layout,
-        out=out,
-        backend=backend,
-    )
-
-
-def _blur_pool(
-    rank: int,
-    x: Array,
-    stride: Sizes,
-    filter_size: int,
-    padding: Padding | None,
-    padding_mode: str,
-    layout: str | None,
-    out: Array | None,
-    backend: str,
-) -> Array:
-    library_of("x", x)
-    check_axes("blur_pool", rank, x)
-    channels = int(x.shape[-1 if channels_last_layout(layout, rank) else 1])
-    filter_size = check_filter_size(filter_size)
-    convolve = (conv1d, conv2d, conv3d)[rank - 1]
-    return convolve(
-        x,
-        _binomial("x", x, filter_size, rank, channels),
-        stride=stride,  # type: ignore[arg-type]
         padding=centred_padding(filter_size, rank) if padding is None else padding,
         groups=channels,
         padding_mode=padding_mode,

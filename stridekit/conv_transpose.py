@@ -24,9 +24,11 @@ from stridekit.geometry import AxisGeometry, ConvGeometry
 from stridekit.padding import Padding, resolve_padding
 from stridekit.planning import choose_backend, choose_plan
 from stridekit.problem import transposed_problem
+from stridekit.ranks import of_rank
 
 
-def conv_transpose1d(
+def conv_transpose(
+    rank: int,
     x: Array,
     weight: Array,
     bias: Array | None = None,
@@ -36,55 +38,25 @@ def conv_transpose1d(
     output_padding: int | Sequence[int] = 0,
     dilation: int | Sequence[int] = 1,
     groups: int = 1,
-    layout: str | None = "NCW",
+    layout: str | None = None,
     activation: ActivationArgument = None,
     precision: str = "ieee",
     out: Array | None = None,
     backend: str = "auto",
 ) -> Array:
-    """Spread signals by a bank of filters: `conv_transpose2d` with one spatial axis.
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> sk.conv_transpose1d(np.ones((1, 1, 2)), np.ones((1, 1, 2)), stride=3, output_padding=1).tolist()
-    [[[1.0, 1.0, 0.0, 1.0, 1.0, 0.0]]]
-    """
-    return _conv_transpose(
-        1, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
-        backend,
-    )  # fmt: skip
-
-
-def conv_transpose2d(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    padding: Padding = 0,
-    output_padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    layout: str | None = "NCHW",
-    activation: ActivationArgument = None,
-    precision: str = "ieee",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Spread images by a bank of filters: the input's gradient of a convolution, with bias and activation.
+    """Spread {things} by a bank of filters: the input's gradient of a convolution, with bias and activation.
 
     Parameters
     ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
-    weight : array, shape (C, K / groups, R, S)
+    x : array, shape (N, C, *spatial), or (N, *spatial, C) with channels last
+    weight : array, shape (C, K / groups, *kernel)
         In every layout; of x's dtype.
     bias : array, shape (K,), optional
-    stride, dilation : int or (rows, columns)
+    stride, dilation : int, or one per axis
     padding : int, one int or one (before, after) pair per axis, or a name
         Pixels taken off the result. ``"same"`` gives ``size * stride`` outputs, an odd pixel after;
         ``"same_lower"``: before; ``"valid"``: none.
-    output_padding : int or (rows, columns)
+    output_padding : int, or one per axis
         Pixels added after the result, which may lie beyond every window and then hold the activated bias; less than
         the larger of stride and dilation.
     groups, layout, activation, precision, out, backend
@@ -92,8 +64,8 @@ def conv_transpose2d(
 
     Returns
     -------
-    array, shape (N, K, P, Q) or (N, P, Q, K)
-        With ``P = (H - 1) * s - p_lo - p_hi + d * (R - 1) + output_padding + 1``.
+    array, shape (N, K, *output) or (N, *output, K)
+        Each size is ``(size - 1) * s - p_lo - p_hi + d * (kernel - 1) + output_padding + 1``.
 
     Raises
     ------
@@ -102,55 +74,12 @@ def conv_transpose2d(
     Examples
     --------
     >>> import numpy as np, stridekit as sk
+    >>> sk.conv_transpose1d(np.ones((1, 1, 2)), np.ones((1, 1, 2)), stride=3, output_padding=1).tolist()
+    [[[1.0, 1.0, 0.0, 1.0, 1.0, 0.0]]]
     >>> x = np.ones((1, 8, 7, 7), np.float32)
     >>> sk.conv_transpose2d(x, np.ones((8, 3, 4, 4), np.float32), stride=2, padding=1).shape
     (1, 3, 14, 14)
     """
-    return _conv_transpose(
-        2, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
-        backend,
-    )  # fmt: skip
-
-
-def conv_transpose3d(
-    x: Array,
-    weight: Array,
-    bias: Array | None = None,
-    *,
-    stride: int | Sequence[int] = 1,
-    padding: Padding = 0,
-    output_padding: int | Sequence[int] = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    layout: str | None = "NCDHW",
-    activation: ActivationArgument = None,
-    precision: str = "ieee",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Spread volumes by a bank of filters: `conv_transpose2d` with three spatial axes."""
-    return _conv_transpose(
-        3, x, weight, bias, stride, padding, output_padding, dilation, groups, layout, activation, precision, out,
-        backend,
-    )  # fmt: skip
-
-
-def _conv_transpose(
-    rank: int,
-    x: Array,
-    weight: Array,
-    bias: Array | None,
-    stride: int | Sequence[int],
-    padding: Padding,
-    output_padding: int | Sequence[int],
-    dilation: int | Sequence[int],
-    groups: int,
-    layout: str | None,
-    activation: ActivationArgument,
-    precision: str,
-    out: Array | None,
-    backend: str,
-) -> Array:
     library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
     last = channels_last_layout(layout, rank)
     check_axes("conv_transpose", rank, x, weight)
@@ -169,6 +98,9 @@ def _conv_transpose(
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
     return plan.execute(weight, x, bias, out=out)
+
+
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (of_rank(conv_transpose, rank) for rank in (1, 2, 3))
 
 
 def transposed_geometry(

@@ -5,20 +5,24 @@ Every other room takes its sizes from here. This one knows nothing of arrays, dt
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TypeVar
 
 from stridekit.arguments import as_int, is_int, items_of, per_axis, shown
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.padding import Padding, PaddingPairs, check_padding_mode, resolve_padding
 
 T = TypeVar("T")
 
+MOST_LISTED = 2**20
+"""Outputs that are listed one by one."""
+
 
 @dataclass(frozen=True)
-class AxisGeometry:
+class AxisGeometry(Remembering):
     """One axis of a strided window: integers in, integers out.
 
     Attributes
@@ -80,27 +84,21 @@ class AxisGeometry:
     @cached_property
     def unread(self) -> int:
         """Input pixels that no tap of any window reads: the dropped ones, and those in gaps and holes."""
-        return self.size - sum(self._read_on(residue, taps) for residue, taps in self._taps_by_residue.items())
+        return self.size - (self._read_before(self.pad_before + self.size) - self._read_before(self.pad_before))
 
-    @property
-    def _taps_by_residue(self) -> dict[int, list[int]]:
-        """First positions of the taps, in units of the stride, by what the division by it leaves; ascending."""
-        taps: dict[int, list[int]] = {}
-        for tap in range(self.kernel):
-            quotient, residue = divmod(tap * self.dilation, self.stride)
-            taps.setdefault(residue, []).append(quotient)
-        return taps
-
-    def _read_on(self, residue: int, firsts: list[int]) -> int:
-        """Count the input pixels read at padded positions ``residue + q * stride``: tap after tap a run of q."""
-        lowest = -((residue - self.pad_before) // self.stride)
-        highest = (self.pad_before + self.size - 1 - residue) // self.stride
-        count, done = 0, lowest
-        for first in firsts:
-            start, stop = max(first, done), min(first + self.output_size, highest + 1)
-            count += max(0, stop - start)
-            done = max(done, stop)
-        return count
+    def _read_before(self, end: int) -> int:
+        """Count the padded positions below `end` that a window reads, each once."""
+        windows, common = self.output_size, math.gcd(self.stride, self.dilation)
+        # A tap reads where the one so many before it does, so many windows later.
+        taps_apart, windows_apart = self.stride // common, self.dilation // common
+        if windows <= windows_apart:
+            return _positions_before(end, windows, self.stride, self.kernel, self.dilation)
+        # So the taps below `taps_apart` stand for all: runs of as many windows as they and those behind them read.
+        rows, longer = divmod(self.kernel, taps_apart)
+        most, others = rows * windows_apart + windows, min(self.kernel, taps_apart) - longer
+        return _positions_before(end, longer, self.dilation, most, self.stride) + _positions_before(
+            end - longer * self.dilation, others, self.dilation, most - windows_apart, self.stride
+        )
 
     def input_window(self, output: int) -> range:
         """Input coordinates that output pixel `output` reads; those below 0 or from `size` on are padding."""
@@ -108,15 +106,59 @@ class AxisGeometry:
         return range(first, first + self.kernel_extent, self.dilation)
 
     def outputs_reading(self, pixel: int) -> tuple[int, ...]:
-        """Output pixels whose window reads the input pixel `pixel`, in ascending order."""
-        position = pixel + self.pad_before
+        """Output pixels whose window reads the input pixel `pixel`, in ascending order.
+
+        Raises
+        ------
+        ShapeError
+            If there are more than 2**20: `reading` has them as a range.
+        """
+        found = self.reading(pixel)
+        if (found.stop - found.start) // found.step > MOST_LISTED:
+            raise ShapeError(f"pixel {pixel} is read by more outputs than the {MOST_LISTED} that are listed")
+        return tuple(found)
+
+    def reading(self, pixel: int) -> range:
+        """Output pixels whose window reads the input pixel `pixel`, however many there are."""
+        position, common = pixel + self.pad_before, math.gcd(self.stride, self.dilation)
+        step = self.dilation // common
         first = max(0, -((self.kernel_extent - 1 - position) // self.stride))
         last = min(self.output_size - 1, position // self.stride)
-        return tuple(o for o in range(first, last + 1) if (position - o * self.stride) % self.dilation == 0)
+        if position % common:
+            return range(0)
+        # The outputs o for which `position - o * stride` is a multiple of the dilation.
+        aligned = position // common * pow(self.stride // common, -1, step)
+        return range(first + (aligned - first) % step, last + 1, step)
+
+
+def _positions_before(end: int, rows: int, row_step: int, length: int, step: int) -> int:
+    """Count the pairs (i, j), i below `rows` and j below `length`, for which ``i * row_step + j * step < end``."""
+    if length < 1:
+        return 0
+    whole = min(rows, max(0, -(((length - 1) * step - end) // row_step)))
+    some = min(rows, max(0, -(-end // row_step)))
+    # The others from the last on: each holds a row's step more than the one after it.
+    left = end - (some - 1) * row_step
+    return whole * length + _floor_sum(some - whole, step, row_step, left + step - 1)
+
+
+def _floor_sum(count: int, divisor: int, factor: int, offset: int) -> int:
+    """Return the sum of ``floor((factor * i + offset) / divisor)`` over i from 0 to `count` - 1; none is negative.
+
+    Source: R. L. Graham, D. E. Knuth and O. Patashnik, "Concrete Mathematics", section 3.5: a sum over i becomes one
+    over quotients, with divisor and factor as in Euclid's algorithm.
+    """
+    total = 0
+    while count > 0:
+        total += factor // divisor * (count * (count - 1) // 2) + offset // divisor * count
+        factor, offset = factor % divisor, offset % divisor
+        count, offset = divmod(factor * count + offset, divisor)
+        divisor, factor = factor, divisor
+    return total
 
 
 @dataclass(frozen=True)
-class ConvGeometry:
+class ConvGeometry(Remembering):
     """The geometry of all spatial axes, in the array's own order: rows before columns."""
 
     axes: tuple[AxisGeometry, ...]

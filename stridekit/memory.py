@@ -14,6 +14,7 @@ import numpy as np
 
 from stridekit.arrays import Array
 from stridekit.errors import VramBudgetError
+from stridekit.limits import check_memory
 from stridekit.workspace import ALIGNMENT
 
 
@@ -75,6 +76,8 @@ class HostMemory:
         NumPy's own arrays begin on any 16 bytes, so that every vector load would cross a line: a third of a depthwise
         layer's time. The 64 bytes that this takes are not counted, as malloc's own are not.
         """
+        # The system lends more than it has, and ends the process that takes it.
+        check_memory("an array", nbytes)
         try:
             buffer = np.empty(nbytes + ALIGNMENT, np.uint8)
         except (MemoryError, ValueError):  # The second for more than an address counts.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from stridekit.arrays import (
     writeable,
 )
 from stridekit.backends import Algorithm, Device, Operands, algorithms_of, memory_of
+from stridekit.concurrency import Remembering, apart, cached_property
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError, VramBudgetError
 from stridekit.geometry import ConvGeometry
 from stridekit.memory import HOST, Memory
@@ -70,7 +70,7 @@ class PackedWeight:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Remembering):
     """A decision, made once and executed many times.
 
     Attributes
@@ -160,7 +160,7 @@ class Plan:
     @cached_property
     def _whole(self) -> dict[bool, Schedule]:
         """The schedules without a limit, for weights as given and packed."""
-        return {each: Schedule(self.device, (), 0, self.workspace_bytes(packed=each)) for each in (False, True)}
+        return {each: Schedule(self.device, None, 0, self.workspace_bytes(packed=each)) for each in (False, True)}
 
     def pack(self, weight: Array) -> PackedWeight:
         """Put weights into the algorithm's own order, once, for many calls of `execute`.
@@ -277,7 +277,7 @@ class Plan:
     def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array) -> Array:
         """Run in `workspace`, which no sample needs none of."""
         if self.problem.batch:
-            self._run(schedule, operands, workspace[: schedule.workspace_bytes], target)
+            apart(self._run, schedule, operands, workspace[: schedule.workspace_bytes], target)
         elif self.problem.direction == "weight_grad":
             # The sum over no samples.
             target[...] = 0
@@ -307,7 +307,7 @@ class Plan:
 
     def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
         algorithm, device = self._algorithm, schedule.device
-        if len(schedule.tiles) < 2:
+        if schedule.tiles is None:
             algorithm.run(self.problem, device, operands, workspace, target)
             return
         packed = operands.packed_weight

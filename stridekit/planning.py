@@ -7,7 +7,8 @@ their reason, the cost of each is modelled and the least is taken. Only `Plan.ex
 from __future__ import annotations
 
 import os
-from contextvars import ContextVar, Token
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import Any
 
@@ -20,12 +21,21 @@ from stridekit.arrays import (
     dtype_name,
 )
 from stridekit.backends import Device, algorithms_of, backend_for, load_backend, profile_called, unknown_backend
+from stridekit.concurrency import Scope, opened, still_open
 from stridekit.errors import BackendUnavailableError, ShapeError
 from stridekit.padding import Padding
 from stridekit.plan import Candidate, Plan
 from stridekit.problem import ConvProblem, conv_problem
 
-_scope: ContextVar[str | None] = ContextVar("stridekit_backend", default=None)
+
+class _Choice(Scope):
+    """A backend that `use_backend` names."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+_choices: ContextVar[tuple[_Choice, ...]] = ContextVar("stridekit_backend", default=())
 
 
 def plan_conv(
@@ -162,9 +172,10 @@ def asked_backend(argument: str) -> tuple[str, str] | None:
     BackendUnavailableError
         If there is none of that name, or it cannot run here.
     """
+    choices = still_open(_choices)
     sources = [
         (asked_name(argument), "argument"),
-        (_scope.get(), "use_backend"),
+        (choices[-1].name if choices else None, "use_backend"),
         (os.environ.get("STRIDEKIT_BACKEND"), "STRIDEKIT_BACKEND"),
     ]
     for name, source in sources:
@@ -225,13 +236,15 @@ class use_backend:  # noqa: N801
         if asked_name(name) != "auto":
             load_backend(name)
         self._name = name
-        self._tokens: list[Token[str | None]] = []
+        self._entered: list[AbstractContextManager[object]] = []
 
     def __enter__(self) -> None:
-        self._tokens.append(_scope.set(self._name))
+        entered = opened(_choices, _Choice(self._name))
+        self._entered.append(entered)
+        entered.__enter__()
 
     def __exit__(self, *_: object) -> None:
-        _scope.reset(self._tokens.pop())
+        self._entered.pop().__exit__(None, None, None)
 
 
 def _seconds(cost: float) -> str:

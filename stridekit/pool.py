@@ -8,9 +8,11 @@ from stridekit.arguments import as_flag
 from stridekit.arrays import Array, check_axes, library_of
 from stridekit.padding import Padding
 from stridekit.pool_plan import Sizes, plan_pool
+from stridekit.ranks import of_rank
 
 
-def max_pool1d(
+def max_pool(
+    rank: int,
     x: Array,
     kernel_size: Sizes,
     *,
@@ -19,70 +21,33 @@ def max_pool1d(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     return_indices: bool = False,
-    layout: str | None = "NCW",
+    layout: str | None = None,
     out: Array | None = None,
     backend: str = "auto",
 ) -> Any:
-    """Take the largest value of each window of a signal: `max_pool2d` with one spatial axis.
+    """Take the largest value of each window of {things}.
 
     Parameters
     ----------
-    x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
-    padding : int, pair or name
-        As for `max_pool2d`, and ``"causal"``: all of it before.
-    kernel_size, stride, dilation, ceil_mode, return_indices, layout, out, backend
-        As for `max_pool2d`; `layout` is one of {"NCW", "NWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, Q) or (N, Q, C); with ``return_indices`` also its indices
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> y, indices = sk.max_pool1d(np.array([[[1.0, 3, 2, 2, 0, 1]]]), 2, return_indices=True)
-    >>> y.tolist(), indices.tolist()
-    ([[[3.0, 2.0, 1.0]]], [[[1, 2, 5]]])
-    """
-    return _max_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, backend)
-
-
-def max_pool2d(
-    x: Array,
-    kernel_size: Sizes,
-    *,
-    stride: Sizes | None = None,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    layout: str | None = "NCHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Any:
-    """Take the largest value of each window of an image.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, H, W), or (N, H, W, C) with ``layout="NHWC"``
+    x : array, shape (N, C, *spatial), or (N, *spatial, C) with channels last
         float16, bfloat16, float32 or float64; any strides.
-    kernel_size, stride, dilation : int or (rows, columns)
+    kernel_size, stride, dilation : int, or one per axis
         Pixels of a window, between windows (by default `kernel_size`) and between the pixels of a window.
     padding : int, one int or one (before, after) pair per axis, or a name
         As for `stridekit.conv2d`, of any size. Padding is never the largest: a window wholly in it gives -inf.
     ceil_mode : bool
         Whether pixels left over get a window too, where it begins in the input or in the padding before it.
     return_indices : bool
-        Whether to return where each value lies in its plane, ``row * W + column``, as PyTorch numbers; -1 for a
+        Whether to return where each value lies in its plane, in 2-D ``row * W + column``, as PyTorch numbers; -1 for a
         window wholly in padding.
-    layout : {"NCHW", "NHWC"}
+    layout : {"NCW", "NWC"}, {"NCHW", "NHWC"} or {"NCDHW", "NDHWC"}
     out : array, optional
         Receives the values: exactly their shape and dtype, no memory shared with `x`.
     backend : {"auto", "cuda", "cpu", "reference"}
 
     Returns
     -------
-    array, shape (N, C, P, Q) or (N, P, Q, C)
+    array, shape (N, C, *output) or (N, *output, C)
         Of x's dtype and memory order; the same bits on every backend. The first of equal values is taken, and NaN
         before any number, the first of several (PyTorch's indices name the last).
     array of int64, of the same shape, with ``return_indices``
@@ -94,171 +59,14 @@ def max_pool2d(
     Examples
     --------
     >>> import numpy as np, stridekit as sk
+    >>> y, indices = sk.max_pool1d(np.array([[[1.0, 3, 2, 2, 0, 1]]]), 2, return_indices=True)
+    >>> y.tolist(), indices.tolist()
+    ([[[3.0, 2.0, 1.0]]], [[[1, 2, 5]]])
     >>> sk.max_pool2d(np.arange(30.0).reshape(1, 1, 5, 6), 3, stride=2, ceil_mode=True).tolist()
     [[[[14.0, 16.0, 17.0], [26.0, 28.0, 29.0]]]]
-    """
-    return _max_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, backend)
-
-
-def max_pool3d(
-    x: Array,
-    kernel_size: Sizes,
-    *,
-    stride: Sizes | None = None,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-    layout: str | None = "NCDHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Any:
-    """Take the largest value of each window of a volume or clip: `max_pool2d` with three spatial axes.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
-    kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, backend
-        As for `max_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, O, P, Q) or (N, O, P, Q, C); with ``return_indices`` also its indices
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
     >>> sk.max_pool3d(np.zeros((1, 8, 4, 14, 14), "float32"), (1, 3, 3), stride=(1, 2, 2), padding=(0, 1, 1)).shape
     (1, 8, 4, 7, 7)
     """
-    return _max_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, return_indices, layout, out, backend)
-
-
-def avg_pool1d(
-    x: Array,
-    kernel_size: Sizes,
-    *,
-    stride: Sizes | None = None,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    layout: str | None = "NCW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Average each window of a signal: `avg_pool2d` with one spatial axis.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, W), or (N, W, C) with ``layout="NWC"``
-    kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend
-        As for `avg_pool2d`; `layout` is one of {"NCW", "NWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, Q) or (N, Q, C)
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> x = np.array([[[3.0, 6.0, 9.0]]])
-    >>> sk.avg_pool1d(x, 3, stride=1, padding=1).tolist()
-    [[[3.0, 6.0, 5.0]]]
-    >>> sk.avg_pool1d(x, 3, stride=1, padding=1, count_include_pad=False).tolist()
-    [[[4.5, 6.0, 7.5]]]
-    """
-    return _avg_pool(1, x, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend)
-
-
-def avg_pool2d(
-    x: Array,
-    kernel_size: Sizes,
-    *,
-    stride: Sizes | None = None,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    layout: str | None = "NCHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Average each window of an image.
-
-    Parameters
-    ----------
-    x, kernel_size, stride, padding, dilation, ceil_mode, layout, out, backend
-        As for `max_pool2d`; padding holds zeros.
-    count_include_pad : bool
-        Whether the divisor counts padding. What a last window of `ceil_mode` takes beyond the padding is never
-        counted, as in PyTorch. Without it, a window wholly in padding gives 0.
-
-    Returns
-    -------
-    array, shape (N, C, P, Q) or (N, P, Q, C)
-        Of x's dtype and memory order; 16-bit inputs are summed in float32.
-
-    Raises
-    ------
-    ShapeError, DtypeError, LayoutError, BackendUnavailableError, VramBudgetError
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> sk.avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
-    [[[[2.5, 4.5], [10.5, 12.5]]]]
-    """
-    return _avg_pool(2, x, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend)
-
-
-def avg_pool3d(
-    x: Array,
-    kernel_size: Sizes,
-    *,
-    stride: Sizes | None = None,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    layout: str | None = "NCDHW",
-    out: Array | None = None,
-    backend: str = "auto",
-) -> Array:
-    """Average each window of a volume or clip: `avg_pool2d` with three spatial axes.
-
-    Parameters
-    ----------
-    x : array, shape (N, C, D, H, W), or (N, D, H, W, C) with ``layout="NDHWC"``
-    kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend
-        As for `avg_pool2d`; `layout` is one of {"NCDHW", "NDHWC"}.
-
-    Returns
-    -------
-    array, shape (N, C, O, P, Q) or (N, O, P, Q, C)
-
-    Examples
-    --------
-    >>> import numpy as np, stridekit as sk
-    >>> sk.avg_pool3d(np.ones((1, 8, 4, 6, 6)), 2).shape
-    (1, 8, 2, 3, 3)
-    """
-    return _avg_pool(3, x, kernel_size, stride, padding, dilation, ceil_mode, count_include_pad, layout, out, backend)
-
-
-def _max_pool(
-    rank: int,
-    x: Array,
-    kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Padding,
-    dilation: Sizes,
-    ceil_mode: bool,
-    return_indices: bool,
-    layout: str | None,
-    out: Array | None,
-    backend: str,
-) -> Any:
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     library_of("x", x)
     check_axes("max_pool", rank, x)
@@ -268,22 +76,59 @@ def _max_pool(
     return (y, indices) if return_indices else y
 
 
-def _avg_pool(
+def avg_pool(
     rank: int,
     x: Array,
     kernel_size: Sizes,
-    stride: Sizes | None,
-    padding: Padding,
-    dilation: Sizes,
-    ceil_mode: bool,
-    count_include_pad: bool,
-    layout: str | None,
-    out: Array | None,
-    backend: str,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    layout: str | None = None,
+    out: Array | None = None,
+    backend: str = "auto",
 ) -> Array:
+    """Average each window of {things}.
+
+    Parameters
+    ----------
+    x, kernel_size, stride, padding, dilation, ceil_mode, layout, out, backend
+        As for `stridekit.max_pool2d`; padding holds zeros.
+    count_include_pad : bool
+        Whether the divisor counts padding. What a last window of `ceil_mode` takes beyond the padding is never
+        counted, as in PyTorch. Without it, a window wholly in padding gives 0.
+
+    Returns
+    -------
+    array, shape (N, C, *output) or (N, *output, C)
+        Of x's dtype and memory order; 16-bit inputs are summed in float32.
+
+    Raises
+    ------
+    ShapeError, DtypeError, LayoutError, BackendUnavailableError, VramBudgetError
+
+    Examples
+    --------
+    >>> import numpy as np, stridekit as sk
+    >>> x = np.array([[[3.0, 6.0, 9.0]]])
+    >>> sk.avg_pool1d(x, 3, stride=1, padding=1).tolist()
+    [[[3.0, 6.0, 5.0]]]
+    >>> sk.avg_pool1d(x, 3, stride=1, padding=1, count_include_pad=False).tolist()
+    [[[4.5, 6.0, 7.5]]]
+    >>> sk.avg_pool2d(np.arange(16.0).reshape(1, 1, 4, 4), 2).tolist()
+    [[[[2.5, 4.5], [10.5, 12.5]]]]
+    >>> sk.avg_pool3d(np.ones((1, 8, 4, 6, 6)), 2).shape
+    (1, 8, 2, 3, 3)
+    """
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     divisor: dict[str, Any] = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
     library_of("x", x)
     check_axes("avg_pool", rank, x)
     plan = plan_pool("avg", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, **divisor)
     return plan.forward(x, out=out, return_indices=False)[0]
+
+
+max_pool1d, max_pool2d, max_pool3d = (of_rank(max_pool, rank) for rank in (1, 2, 3))
+avg_pool1d, avg_pool2d, avg_pool3d = (of_rank(avg_pool, rank) for rank in (1, 2, 3))

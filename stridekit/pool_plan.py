@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import math
 from dataclasses import dataclass, replace
 from functools import cache
@@ -28,6 +27,7 @@ from stridekit.arrays import (
     plain,
 )
 from stridekit.backends import Device, load_backend, memory_of
+from stridekit.concurrency import apart, loaded
 from stridekit.errors import DtypeError, LayoutError, VramBudgetError
 from stridekit.memory import HOST, Memory
 from stridekit.padding import Padding
@@ -126,7 +126,7 @@ class PoolPlan:
 
     def _pool(self, problem: PoolProblem, source: Array, indices: Array | None, target: Array | None) -> None:
         if problem.batch:
-            pooling_of(self.backend).pool(problem, self.device, source, indices, target)
+            apart(pooling_of(self.backend).pool, problem, self.device, source, indices, target)
 
     @property
     def _memory(self) -> Memory:
@@ -256,5 +256,4 @@ def plan_pool(
 @cache
 def pooling_of(backend: str) -> Pooling:
     """Return the pooling module of the backend called `backend`."""
-    module: Any = importlib.import_module(_POOLING[backend])
-    return module  # type: ignore[no-any-return]
+    return loaded(_POOLING[backend])  # type: ignore[no-any-return]

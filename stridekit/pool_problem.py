@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 
 from stridekit.arguments import as_flag, per_axis
 from stridekit.arrays import itemsize
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.geometry import AxisGeometry, ConvGeometry, conv_geometry
 from stridekit.padding import Padding, PaddingPairs, resolve_padding
@@ -15,7 +15,7 @@ from stridekit.problem import ADDRESSABLE, LARGEST
 
 
 @dataclass(frozen=True)
-class PoolProblem:
+class PoolProblem(Remembering):
     """A pooling, or the gradient of one: sizes, dtype and memory order, all checked.
 
     Whatever the direction, input and output are those of the forward pooling.

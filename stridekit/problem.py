@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import cached_property
 
 from stridekit.activation import Activation, ActivationArgument, parse_activation
 from stridekit.arguments import as_flag, as_int, one_of
 from stridekit.arrays import DTYPES, MEMORY_ORDERS, itemsize
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
 from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.padding import Padding
@@ -23,7 +23,7 @@ ADDRESSABLE = 2**63 - 1
 
 
 @dataclass(frozen=True)
-class ConvProblem:
+class ConvProblem(Remembering):
     """A convolution, or a gradient of one: sizes, dtype and memory order, all checked.
 
     Whatever the direction, input, weight and output are those of the forward convolution.

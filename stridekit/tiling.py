@@ -17,6 +17,9 @@ from stridekit.workspace import align
 
 Slices = tuple[slice, ...]
 
+_MOST_KINDS = 128
+"""Tiles that touch padding, each in another way. More are far shorter than their windows: they would gather no less."""
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -28,6 +31,90 @@ class Tile:
 
 
 @dataclass(frozen=True)
+class Tiles:
+    """A problem in tiles of so many samples and output rows: made one by one, since there may be any number of them.
+
+    Attributes
+    ----------
+    problem : ConvProblem
+    batch, rows : int
+        Samples and output rows of a tile, the last of which have what is left; an input's gradient keeps its rows.
+    """
+
+    problem: ConvProblem
+    batch: int
+    rows: int
+
+    def __iter__(self) -> Iterator[Tile]:
+        """Yield the tiles in order."""
+        for n in range(0, self.problem.batch, self.batch):
+            samples = slice(n, min(n + self.batch, self.problem.batch))
+            for number in range(self._row_tiles):
+                yield self._tile(samples, number)
+
+    def kinds(self) -> tuple[ConvProblem, ...]:
+        """Return the problems of the tiles, those that are alike once; none if a tile would lie in the padding alone.
+
+        Tiles that touch no padding are alike. There are none, either, if more than `_MOST_KINDS` touch it.
+        """
+        parts = {self.batch, self.problem.batch % self.batch} - {0}
+        numbers = self._different_rows()
+        if not numbers or not all(map(self._reads, numbers)):
+            return ()
+        return tuple(dict.fromkeys(self._tile(slice(0, part), number).problem for part in parts for number in numbers))
+
+    @property
+    def _row_tiles(self) -> int:
+        return -(-self.problem.geometry.axes[0].output_size // self.rows) if self._cuts_rows else 1
+
+    @property
+    def _cuts_rows(self) -> bool:
+        return self.problem.direction != "input_grad"
+
+    def _different_rows(self) -> list[int]:
+        """Return the numbers of the row tiles that touch padding, of the last, and of one of those between."""
+        axis, count = self.problem.geometry.axes[0], self._row_tiles
+        if not self._cuts_rows:
+            return [0]
+        inner = min(count, -(-axis.pad_before // (self.rows * axis.stride)))
+        within = (axis.size + axis.pad_before - axis.kernel_extent) // axis.stride + 1
+        outer = min(count, max(inner, within // self.rows))
+        if inner + count - outer > _MOST_KINDS:
+            return []
+        between = [inner] if inner < outer else []
+        return sorted({*range(inner), *between, *range(outer, count), count - 1})
+
+    def _span(self, number: int) -> tuple[int, int]:
+        """Return from and to which input row a row tile reads, padding included."""
+        axis = self.problem.geometry.axes[0]
+        first, last = number * self.rows, min((number + 1) * self.rows, axis.output_size)
+        start = first * axis.stride - axis.pad_before
+        return start, start + (last - first - 1) * axis.stride + axis.kernel_extent
+
+    def _reads(self, number: int) -> bool:
+        start, stop = self._span(number)
+        return not self._cuts_rows or max(0, start) < min(self.problem.geometry.axes[0].size, stop)
+
+    def _tile(self, samples: slice, number: int) -> Tile:
+        problem, batch = self.problem, samples.stop - samples.start
+        axis, *others = problem.geometry.axes
+        rest = (slice(None),) * len(others)
+        if not self._cuts_rows:
+            every = (samples, slice(None), slice(None), *rest)
+            return Tile(replace(problem, batch=batch), every, every)
+        start, stop = self._span(number)
+        low, high = max(0, start), min(axis.size, stop)
+        part = replace(axis, size=high - low, pad_before=low - start, pad_after=stop - high)
+        geometry = ConvGeometry((part, *others))
+        rows = slice(number * self.rows, min((number + 1) * self.rows, axis.output_size))
+        return Tile(
+            replace(problem, batch=batch, geometry=geometry, cut_from=problem.sample_pixels),
+            (samples, slice(None), slice(low, high), *rest),
+            (samples, slice(None), rows, *rest),
+        )
+
+
+@dataclass(frozen=True)
 class Schedule:
     """How an execution runs: on which device, in which tiles, with how many bytes of workspace.
 
@@ -35,8 +122,8 @@ class Schedule:
     ----------
     device : Device
         The plan's, or the same with fewer threads.
-    tiles : tuple of Tile
-        In order.
+    tiles : Tiles or None
+        None where it runs in one piece.
     packed_bytes : int
         At the start of the workspace: the weights, packed once for all tiles; 0 where a single tile sees to it.
     workspace_bytes : int
@@ -44,7 +131,7 @@ class Schedule:
     """
 
     device: Device
-    tiles: tuple[Tile, ...]
+    tiles: Tiles | None
     packed_bytes: int
     workspace_bytes: int
 
@@ -78,17 +165,16 @@ def whole_units(nbytes: int, device: Device) -> int:
 
 def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool) -> Iterator[Schedule]:
     """Yield schedules from the fastest on: as planned, on the frugal device, then in ever smaller tiles."""
-    everything = (slice(None),) * (problem.rank + 2)
-    whole = (Tile(problem, everything, everything),)
     frugal = device.frugal()
     for each in dict.fromkeys((device, frugal)):
-        yield Schedule(each, whole, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
+        yield Schedule(each, None, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
     packing = 0 if packed else align(algorithm.packed_bytes(problem, frugal))
     for batch, rows in _tile_sizes(problem):
-        tiles = _tiles(problem, batch, rows)
-        if tiles:
+        tiles = Tiles(problem, batch, rows)
+        kinds = tiles.kinds()
+        if kinds:
             # Weights packed for the whole serve every tile: their order is a matter of channels and taps alone.
-            largest = max(algorithm.workspace(tile.problem, frugal, packed=True) for tile in tiles)
+            largest = max(algorithm.workspace(kind, frugal, packed=True) for kind in kinds)
             yield Schedule(frugal, tiles, packing, whole_units(packing + largest, frugal))
 
 
@@ -105,33 +191,3 @@ def _tile_sizes(problem: ConvProblem) -> Iterator[tuple[int, int]]:
     while rows > 1 and problem.direction == "forward" and problem.padding_mode in ("zeros", "replicate"):
         rows = -(-rows // 2)
         yield batch, rows
-
-
-def _tiles(problem: ConvProblem, batch: int, rows: int) -> tuple[Tile, ...]:
-    """Cut a problem; empty if a tile would lie in the padding altogether."""
-    axis, *others = problem.geometry.axes
-    rest = (slice(None),) * len(others)
-    tiles = []
-    for n in range(0, problem.batch, batch):
-        samples = slice(n, min(n + batch, problem.batch))
-        if problem.direction == "input_grad":
-            every = (samples, slice(None), slice(None), *(slice(None),) * len(others))
-            tiles.append(Tile(replace(problem, batch=samples.stop - n), every, every))
-            continue
-        for first in range(0, axis.output_size, rows):
-            last = min(first + rows, axis.output_size)
-            start = first * axis.stride - axis.pad_before
-            stop = (last - 1) * axis.stride - axis.pad_before + axis.kernel_extent
-            low, high = max(0, start), min(axis.size, stop)
-            if low >= high:
-                return ()
-            part = replace(axis, size=high - low, pad_before=low - start, pad_after=stop - high)
-            geometry = ConvGeometry((part, *others))
-            tiles.append(
-                Tile(
-                    replace(problem, batch=samples.stop - n, geometry=geometry, cut_from=problem.sample_pixels),
-                    (samples, slice(None), slice(low, high), *rest),
-                    (samples, slice(None), slice(first, last), *rest),
-                )
-            )
-    return tuple(tiles)

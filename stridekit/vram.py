@@ -16,13 +16,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from threading import RLock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stridekit.arguments import as_flag, is_int, shown
 from stridekit.arrays import Array
+from stridekit.concurrency import Scope, lock, opened, still_open
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory import HOST, Memory
 from stridekit.workspace import align
@@ -56,8 +56,19 @@ class VramUsage:
     peak: int
 
 
-@dataclass
-class TrackedUsage:
+class _Charge(weakref.ref[Any]):
+    """An array that counts as long as it lives; equal to itself alone."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+    __eq__ = object.__eq__
+
+
+_SIZES = 64
+"""Different sizes of arrays beyond which those are forgotten of which none is left."""
+
+
+class TrackedUsage(Scope):
     """Bytes that stridekit allocated inside a `track` block.
 
     Attributes
@@ -68,24 +79,51 @@ class TrackedUsage:
         The most that was alive at once.
     """
 
-    current: int = 0
-    peak: int = 0
+    def __init__(self, current: int = 0, peak: int = 0, *, limit: int | None = None) -> None:
+        self.peak, self.limit = peak, limit
+        self._before = current
+        # By their size. A sum could be wrong for ever after an interrupt; sets say what is alive, and an array leaves
+        # its own without a line of Python: what is raised in a finalizer is lost, and the rest of it not done.
+        self._alive: dict[int, set[_Charge]] = {}
 
-    def __post_init__(self) -> None:
-        # Reentrant: the garbage collector may run in here and release another array.
-        self._lock = RLock()
+    @property
+    def current(self) -> int:
+        """Bytes allocated in the block and alive now."""
+        return self._before + sum(nbytes * len(self._alive.get(nbytes, ())) for nbytes in list(self._alive))
 
-    def _add(self, nbytes: int) -> None:
-        with self._lock:
-            self.current += nbytes
-            if self.current > self.peak:
-                self.peak = self.current
+    def charge(self, owner: object, nbytes: int) -> None:
+        """Count `nbytes` for as long as `owner` lives."""
+        while True:
+            alive = self._alive.setdefault(nbytes, set())
+            alive.add(_Charge(owner, alive.discard))
+            # A finalizer that allocates as well may have forgotten the set while it was empty.
+            if self._alive.get(nbytes) is alive:
+                break
+        self.peak = max(self.peak, self.current)
+        if len(self._alive) > _SIZES:
+            for size in list(self._alive):
+                if not self._alive[size]:
+                    del self._alive[size]
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, TrackedUsage):
+            return NotImplemented
+        return (self.current, self.peak) == (other.current, other.peak)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"TrackedUsage(current={self.current}, peak={self.peak})"
+
+    def __reduce__(self) -> tuple[type[TrackedUsage], tuple[int, int]]:
+        # A copy has the numbers; the arrays are alive here.
+        return TrackedUsage, (self.current, self.peak)
 
 
-_trackers: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("stridekit_trackers", default=())
-_budgets: ContextVar[tuple[tuple[int, TrackedUsage], ...]] = ContextVar("stridekit_budgets", default=())
+_scopes: ContextVar[tuple[TrackedUsage, ...]] = ContextVar("stridekit_tracked", default=())
 
-_counting = RLock()
+_charging = lock()
+"""Held from what is left of a budget until it is taken."""
 
 _UNITS = {
     "b": 1,
@@ -162,12 +200,8 @@ def track() -> Iterator[TrackedUsage]:
     >>> usage.peak >= y.nbytes
     True
     """
-    usage = TrackedUsage()
-    token = _trackers.set((*_trackers.get(), usage))
-    try:
+    with opened(_scopes, TrackedUsage()) as usage:
         yield usage
-    finally:
-        _trackers.reset(token)
 
 
 @contextmanager
@@ -203,19 +237,15 @@ def budget(limit: int | str) -> Iterator[TrackedUsage]:
     >>> usage.peak <= 2**20
     True
     """
-    usage, nbytes = TrackedUsage(), parse_bytes("the limit of the budget", limit)
-    tokens = _trackers.set((*_trackers.get(), usage)), _budgets.set((*_budgets.get(), (nbytes, usage)))
-    try:
+    nbytes = parse_bytes("the limit of the budget", limit)
+    with opened(_scopes, TrackedUsage(limit=nbytes)) as usage:
         yield usage
-    finally:
-        _trackers.reset(tokens[0])
-        _budgets.reset(tokens[1])
 
 
 def remaining() -> int | None:
     """Return the bytes that the budgets around leave, or None without one."""
-    budgets = _budgets.get()
-    return min(limit - usage.current for limit, usage in budgets) if budgets else None
+    scopes = still_open(_scopes)
+    return min((usage.limit - usage.current for usage in scopes if usage.limit is not None), default=None)
 
 
 def parse_bytes(name: str, limit: int | str) -> int:
@@ -242,18 +272,14 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], memory: Memory = HOST
     nbytes = align(exact, memory.granularity)
     if nbytes == 0:
         return memory.empty(0)[1].view(dtype).reshape(shape)
-    with _counting:
+    scopes = still_open(_scopes)
+    if not scopes:
+        return memory.empty(nbytes)[1][:exact].view(dtype).reshape(shape)
+    with _charging:
         left = remaining()
         if left is not None and nbytes > left:
             raise VramBudgetError(f"{left} bytes are left of the budget and {nbytes} are needed")
-        for usage in _trackers.get():
-            usage._add(nbytes)
-    try:
         owner, flat = memory.empty(nbytes)
-    except BaseException:
-        for usage in _trackers.get():
-            usage._add(-nbytes)
-        raise
-    for usage in _trackers.get():
-        weakref.finalize(owner, usage._add, -nbytes).atexit = False
+        for usage in scopes:
+            usage.charge(owner, nbytes)
     return flat[:exact].view(dtype).reshape(shape)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
+
+from stridekit.concurrency import cached_property
 
 ALIGNMENT = 64
 """Bytes: a cache line, and the width of the widest vector."""

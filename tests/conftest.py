@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import hypothesis
@@ -15,6 +18,8 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
+import warming
+from thinning import mark_what_is_left_out, why_skipped
 
 import stridekit as sk
 from stridekit.backends import unavailable
@@ -85,25 +90,88 @@ def threads() -> Iterator[None]:
     sk.set_num_threads(before)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let pictures be composed and empty files be written: laying a figure out takes a second of its own."""
+    figure = pytest.importorskip("matplotlib.figure")
+    monkeypatch.setattr(figure.Figure, "savefig", lambda self, path, **_: Path(path).write_bytes(b""))
+
+
 CHOSEN = {
-    "soak": "a long random run; choose it with -m soak",
+    "thorough": "more of what the others hold at its sharpest; choose them with -m thorough",
+    "soak": "long random runs; choose them with -m soak",
     "sanitizer": "minutes under a sanitizer; choose them with -m sanitizer",
-    "thorough": "more of what a quicker test holds at its sharpest; choose them with -m thorough",
 }
+"""Markers whose tests run only where ``-m`` names them."""
+SHORT = 200.0
+"""Seconds above which the short run names its slowest files: with what pip takes, it is to end within four minutes."""
+_left_out: pytest.StashKey[Counter[str]] = pytest.StashKey()
+_seconds: pytest.StashKey[Counter[str]] = pytest.StashKey()
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_left_out], config.stash[_seconds] = Counter(), Counter()
+
+
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    for marker, reason in CHOSEN.items():
-        if marker in config.option.markexpr:
-            continue
-        for item in items:
-            if item.get_closest_marker(marker):
-                item.add_marker(pytest.mark.skip(reason=reason))
+    """Leave out what must be chosen; an item that the command line names to its last bracket is."""
+    mark_what_is_left_out(items)
+    unasked = [marker for marker in CHOSEN if marker not in config.option.markexpr]
+    named = tuple(arg for arg in config.args if arg.endswith("]"))
+    skipping: set[tuple[Path, str]] = set()
+    kept, left_out = [], []
+    for item in items:
+        why = next((CHOSEN[marker] for marker in unasked if item.get_closest_marker(marker)), "")
+        if not why and (reason := why_skipped(item)):
+            # One says it for all of its file.
+            why = "skipping for the reason of another in their file" if (item.path, reason) in skipping else ""
+            skipping.add((item.path, reason))
+        if not why or (named and item.nodeid.endswith(named)):
+            kept.append(item)
+        else:
+            left_out.append(item)
+            config.stash[_left_out][why] += 1
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+    # The emulator's first: they need none of the kernels that another process compiles meanwhile.
+    items[:] = sorted(kept, key=lambda item: not _emulated(item))
+
+
+def _emulated(item: pytest.Item) -> bool:
+    return item.get_closest_marker("emulator") is not None
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    # What was collected stays: the collector need not walk through it again in every test.
+    gc.collect()
+    gc.freeze()
+    if not session.config.option.collectonly:
+        warming.start(session.items)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if not _emulated(item):
+        warming.wait()
+
+
+def pytest_sessionfinish() -> None:
+    warming.stop()
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    for why, count in config.stash[_left_out].items():
+        terminalreporter.write_line(f"{count} tests left out: {why}")
+    seconds = config.stash[_seconds]
+    if seconds.total() > SHORT and not config.option.markexpr:
+        slowest = ", ".join(f"{file} {taken:.0f} s" for file, taken in seconds.most_common(10))
+        terminalreporter.write_line(f"{seconds.total():.0f} s, more than the {SHORT:.0f} s of a short run: {slowest}")
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
     report = yield
+    item.config.stash[_seconds][report.location[0]] += report.duration
     seed = item.stash.get(_seeds, None)
     if report.failed and seed is not None:
         report.sections.append(("seed", f"numpy.random.default_rng({seed}); STRIDEKIT_TEST_SEED={SEED}"))

@@ -201,6 +201,35 @@ def true_grad(case: PoolCase, operation: str) -> Truth:
     return Truth(linear, magnitude, count)
 
 
+def with_arrays(case: PoolCase, x: np.ndarray, grad_output: np.ndarray) -> PoolCase:
+    """Return the case on other numbers, or on some of its samples."""
+    other = replace(case)
+    other.__dict__.update(x=x, grad_output=grad_output)
+    return other
+
+
+def check_beside_reference(case: PoolCase, backend: str) -> None:
+    """Raise unless maxima, indices and picks are the reference's, and sums near its sums in float64.
+
+    For windows that are too large to be enumerated.
+    """
+    wild = replace(case, data="non-finite")
+    for asked in (True, False):
+        found, wanted = (wild.max_pool(backend=name, return_indices=asked) for name in (backend, "reference"))
+        for one, other in zip(*((found, wanted) if asked else ([found], [wanted])), strict=True):
+            assert_same_bits(one, other, case)
+    x, g = (array.astype(np.float64) for array in (case.x, case.grad_output))
+    exact, sizes, ones = (with_arrays(case, x, of) for of in (g, np.abs(g), (g != 0) * 1.0))
+    picked = [case.first(of.max_grad(backend="reference")) for of in (exact, sizes, ones)]
+    assert_within(case.first(case.max_grad(backend=backend)), Truth(*picked), case.dtype, label=("max", case))
+    most = math.prod(case.kernel)
+    magnitude = with_arrays(case, np.abs(x), np.abs(g))
+    for name in ("avg_pool", "avg_grad"):
+        linear, size = (case.first(getattr(of, name)(backend="reference")) for of in (exact, magnitude))
+        truth = Truth(linear, size, np.full_like(linear, most))
+        assert_within(case.first(getattr(case, name)(backend=backend)), truth, case.dtype, label=(name, case))
+
+
 def random_pool(rng: np.random.Generator, **fixed: Any) -> PoolCase:
     """Draw a small legal pooling of any kind."""
     while True:

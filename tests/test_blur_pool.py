@@ -43,6 +43,7 @@ def truth(x: np.ndarray, size: int, stride: tuple[int, ...], mode: str) -> Truth
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 5])
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_it_is_the_binomial_filter_then_the_stride(
     backend: str, dtype: str, size: int, rank: int, rng: np.random.Generator
 ) -> None:

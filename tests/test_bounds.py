@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import platform
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -27,7 +29,7 @@ PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
 import test_bounds
-test_bounds.run_all({dtype!r}, {at_end})
+test_bounds.run_all({dtype!r})
 """
 
 
@@ -50,19 +52,30 @@ def allocate_guarded(
     return stack.enter_context(guarded(poison.view(dtype).reshape(shape), at_end=at_end))
 
 
-def run_all(dtype: str, at_end: bool) -> None:
-    """Run every case between fences; what was tried last is printed before it is tried.
+IN_TURN = "in turn"
+EACH = [pytest.param(dtype, marks=pytest.mark.thorough) for dtype in DTYPES]
+every_dtype = pytest.mark.parametrize("dtype", [IN_TURN, *EACH])
+
+
+def in_dtype(cases: Sequence[Case], dtype: str) -> Iterator[Case]:
+    """Yield the cases that have samples, all in one dtype or each in the next."""
+    for number, case in enumerate(cases):
+        if case.batch:
+            yield replace(case, dtype=DTYPES[number % len(DTYPES)] if dtype == IN_TURN else dtype)
+
+
+def run_all(dtype: str) -> None:
+    """Run every case between fences, at its end and at its start; what was tried last is printed before it is tried.
 
     The workspace too lies between fences, and begins as NaN, so that nothing can count on what it held.
     """
-
-    for case in (replace(c, dtype=dtype) for c in CURATED if c.batch):
+    for case in in_dtype(CURATED, dtype):
         arrays = case.arrays()
         shape = (case.batch, case.filters, *case.output_sizes)
         out = empty_like_laid(shape, case.numpy_dtype, case.memory_order, "contiguous")
         out = np.moveaxis(out, 1, -1) if case.channels_last else out
-        for name, plan in plans_of(case).items():
-            print(f"{case}, {name}", flush=True)
+        for (name, plan), at_end in itertools.product(plans_of(case).items(), (True, False)):
+            print(f"{case}, {case.dtype}, {name}, at its {'end' if at_end else 'start'}", flush=True)
             wanted = plan.execute(*arrays)
             with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
                 patch.setattr(vram, "allocate", partial(allocate_guarded, stack, at_end))
@@ -79,14 +92,17 @@ def run_all(dtype: str, at_end: bool) -> None:
                 del x, weight, bias, target, packed
 
 
-@pytest.mark.skipif(platform.system() != "Linux", reason="fences between pages are made with Linux's mprotect")
-@pytest.mark.parametrize("at_end", [True, False], ids=["at the end", "at the start"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_no_byte_beyond_the_operands_is_touched(dtype: str, at_end: bool) -> None:
-    program = PROGRAM.format(tests=str(Path(__file__).parent), dtype=dtype, at_end=at_end)
+def assert_ends_well(program: str) -> None:
+    """Run a program of its own, which prints what it is about to do; raise if it ends in any way but the good one."""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=300)
     last = (done.stdout.splitlines() or ["nothing"])[-1]
     assert done.returncode == 0, f"ended with {done.returncode} at: {last}\n{done.stderr}"
+
+
+@pytest.mark.skipif(platform.system() != "Linux", reason="fences between pages are made with Linux's mprotect")
+@every_dtype
+def test_no_byte_beyond_the_operands_is_touched(dtype: str) -> None:
+    assert_ends_well(PROGRAM.format(tests=str(Path(__file__).parent), dtype=dtype))
 
 
 def test_the_fences_hold() -> None:

@@ -27,6 +27,7 @@ def smallest(error: sk.VramBudgetError) -> int:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["given", "packed"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+@pytest.mark.rotated("backend", "packed")
 def test_every_budget_down_to_the_smallest_gives_the_same_bits(backend: str, case: Case, packed: bool) -> None:
     case = replace(case, batch=3)
     x, weight, bias = case.arrays()

@@ -68,12 +68,14 @@ def test_compare_names_the_device_first_then_prints_every_stride_and_writes_its_
     assert [row["output_size"] for row in stored["rows"]] == [[30, 40], [15, 20], [15, 40]]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_says_what_speed_is_compared_with_if_stride_1_was_not_asked_for(picture):
     result = invoke("compare", picture, "--strides", "2", *QUICK)
     assert "Speedup is over stride 1, measured as the baseline" in result.stdout
     assert "Speedup is over" not in invoke("compare", picture, "--strides", "1", *QUICK).stdout
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pooling_and_backward_are_compared_when_asked(folder, picture):
     plain = invoke("compare", picture, "--strides", "1,2", *QUICK)
     assert plain.exit_code == 0
@@ -94,6 +96,7 @@ def test_pooling_and_backward_are_compared_when_asked(folder, picture):
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
+@pytest.mark.usefixtures("undrawn")
 def test_no_number_is_cut_off_when_piped(picture, columns, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     result = invoke("compare", picture, "--strides", "1,10x3", *QUICK)
@@ -116,6 +119,7 @@ def test_a_narrow_terminal_folds_numbers_and_never_cuts_them(columns):
     assert max(map(len, text.splitlines())) <= columns
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_compare_takes_weights_and_asymmetric_padding(folder, picture):
     np.save("w.npy", np.random.default_rng(0).standard_normal((3, 3, 5, 3)))
     result = invoke(
@@ -130,6 +134,7 @@ def test_compare_takes_weights_and_asymmetric_padding(folder, picture):
     assert stored["rows"][0]["output_size"] == list(geometry.output_size)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_environment_chooses_the_backend(picture, monkeypatch):
     monkeypatch.setenv("STRIDEKIT_BACKEND", "reference")
     result = invoke("compare", picture, "--strides", "2", "--repeats", "1", "--filters", "1")

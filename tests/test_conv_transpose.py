@@ -52,6 +52,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("backend", "dtype")
 def test_a_transposed_convolution_is_right_to_the_bound(backend: str, of: Transposed, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     arrays = of.arrays()
@@ -72,6 +73,7 @@ def test_random_transposed_convolutions_are_right_to_the_bound(on: str, seed: in
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_pixels_that_no_window_reaches_hold_the_activated_bias(backend: str, dtype: str, activation: object) -> None:
     of = Transposed("gaps", (3, 2), (2, 1), (4, 3), 0, (3, 2), bias=True, activation=activation, dtype=dtype)
     arrays = of.arrays()
@@ -89,6 +91,7 @@ def test_pixels_that_no_window_reaches_hold_the_activated_bias(backend: str, dty
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_small_changes_of_how_it_is_called_change_no_bit(backend: str, of: Transposed) -> None:
     arrays = of.arrays()
     wanted = of.run(arrays, backend=backend)
@@ -101,6 +104,7 @@ def test_small_changes_of_how_it_is_called_change_no_bit(backend: str, of: Trans
 
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
+@pytest.mark.rotated("backend", "memory")
 def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, way: str) -> None:
     of = Transposed("gaps", (4, 5), (2, 1), (5, 3), 0, (4, 2), bias=True, activation="relu")
     arrays = of.arrays()
@@ -115,6 +119,7 @@ def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, w
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_what_is_allocated_is_the_result_and_no_more_with_out(backend: str, of: Transposed) -> None:
     arrays = of.arrays()
     unit = 512 if backend == "cuda" else 1
@@ -214,6 +219,7 @@ BAD: dict[str, tuple[Call, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.rotated("backend")
 def test_every_backend_raises_the_same_class_for_bad_arguments(backend: str, what: str) -> None:
     call, error, message = BAD[what]
     x, weight = np.ones(X, np.float32), np.ones(WEIGHT, np.float32)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from warming import other_width
 
 import stridekit as sk
 from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
@@ -42,7 +43,17 @@ print("same")
 """
 
 
-@pytest.mark.parametrize("bits", ["128", "256", "512"])
+OWN = str(8 * host().vector_bytes)
+every_width = pytest.mark.parametrize(
+    "bits",
+    [
+        pytest.param(bits, marks=[pytest.mark.thorough] * (bits not in (OWN, other_width())))
+        for bits in ("128", "256", "512")
+    ],
+)
+
+
+@every_width
 def test_every_vector_width_computes_the_same_sums(bits: str) -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", PROGRAM],
@@ -75,6 +86,7 @@ print("same")
 """
 
 
+@pytest.mark.thorough
 def test_code_that_several_processes_compiled_works_together(tmp_path: Path) -> None:
     for words in (["0", "float16"], ["6", "float32"], ["2", "float16", "float32"], ["3", "float32", "float16"]):
         done = subprocess.run(

@@ -20,6 +20,7 @@ pytestmark = [
 ]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_line_compares_strides_on_cuda(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("PIL")
     from PIL import Image

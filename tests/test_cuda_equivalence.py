@@ -39,6 +39,7 @@ def results(case: Case, arrays: Arrays) -> dict[str, np.ndarray]:
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype")
 def test_every_algorithm_is_right_to_the_bound(case: Case, dtype: str) -> None:
     case = replace(case, dtype=dtype)
     arrays = case.arrays()
@@ -48,6 +49,7 @@ def test_every_algorithm_is_right_to_the_bound(case: Case, dtype: str) -> None:
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype")
 def test_small_integers_give_the_same_bits_as_the_reference(case: Case, dtype: str) -> None:
     activation = EXACT_ACTIVATIONS[CURATED.index(case) % len(EXACT_ACTIVATIONS)]
     case = replace(case, dtype=dtype, data="integers", activation=activation)
@@ -59,6 +61,7 @@ def test_small_integers_give_the_same_bits_as_the_reference(case: Case, dtype: s
 
 @pytest.mark.parametrize("name", ["filters in several tiles", "NHWC, 16 channels in place", "stem 7x7/2", "3-D stem"])
 @every_dtype
+@pytest.mark.rotated("dtype")
 def test_every_schedule_gives_the_same_bits(name: str, dtype: str) -> None:
     case = replace(next(c for c in CURATED if c.name == name), dtype=dtype)
     arrays = case.arrays()

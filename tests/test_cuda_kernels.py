@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +16,9 @@ from oracle import assert_correct, assert_same_bits, channels_first, truth
 
 import stridekit as sk
 from stridekit.backends.cuda import implicit_gemm
-from stridekit.backends.cuda.catalog import TILES, all_kernels, families
+from stridekit.backends.cuda.catalog import STRUCTS, TILES, all_kernels, families
 from stridekit.backends.cuda.implicit_gemm import LOADERS
-from stridekit.backends.cuda.parameters import PARAMETERS, divisor
+from stridekit.backends.cuda.parameters import DIVISOR, divisor
 from stridekit.backends.cuda.sources import Kernel, kernels_dir
 from stridekit.backends.cuda.tiles import TENSOR_TILES, Tile, reduction
 from stridekit.plan import Plan
@@ -30,6 +32,9 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not()),
 ]
 
+GIVEN = re.compile(r"__grid_constant__ (\w+) P\)")
+SHARPEST = [("float16", "HalfProduct"), ("float32", "")]
+"""One product of the tensor cores, and one of the other units."""
 KINDS = [(dtype, product, tile) for (dtype, product), tiles in TILES.items() for tile in tiles]
 TAILED = {
     LOADERS[0]: case("chunks", (11, 13), 3, stride=2, padding=((1, 2), (0, 1)), channels=40, memory="channels_last"),
@@ -69,6 +74,7 @@ def tailed(loader: str, dtype: str, tile: Tile) -> Case:
 @pytest.mark.parametrize("schedule", SCHEDULES[1::2], ids=lambda s: f"{s.order}-{s.copies}")
 @pytest.mark.parametrize("loader", LOADERS)
 @pytest.mark.parametrize(("dtype", "product", "tile"), KINDS, ids=lambda v: getattr(v, "name", v) or "fma")
+@pytest.mark.rotated("loader", "schedule")
 def test_every_tile_and_way_to_read_is_right_on_tails(
     dtype: str, product: str, tile: Tile, loader: str, schedule: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -109,7 +115,11 @@ def forced_tf32(of: Case) -> np.ndarray:
     return gemm_plan(of, "Tf32Product").execute(*of.arrays())  # type: ignore[no-any-return]
 
 
-@pytest.mark.parametrize(("dtype", "product"), TILES, ids=lambda v: v or "fma")
+@pytest.mark.parametrize(
+    ("dtype", "product"),
+    [pytest.param(*key, marks=[pytest.mark.thorough] * (key not in SHARPEST)) for key in TILES],
+    ids=lambda v: v or "fma",
+)
 def test_no_tile_or_way_to_read_changes_a_bit(
     dtype: str, product: str, emulator: EmulatedRuntime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,15 +195,21 @@ def test_every_family_of_kernels_is_launched_somewhere_above() -> None:
     assert sum(len(family) for family in families()) == len(all_kernels())
 
 
-def test_the_struct_is_the_same_in_python_and_in_c(tmp_path: pytest.TempPathFactory) -> None:
-    source = tmp_path / "layout.cu"  # type: ignore[operator]
-    fields = PARAMETERS.fields
+@pytest.mark.parametrize("name", STRUCTS)
+def test_a_struct_is_the_same_in_python_and_in_c(name: str, tmp_path: Path) -> None:
+    file, twin = STRUCTS[name]
+    source, fields = tmp_path / "layout.cu", twin.fields
     assert fields is not None
-    lines = [f"static_assert(offsetof(ConvParameters, {name}) == {fields[name][1]});" for name in fields]
-    sizes = [f"static_assert(sizeof(ConvParameters::{name}) == {fields[name][0].itemsize});" for name in fields]
-    whole = f"static_assert(sizeof(ConvParameters) == {PARAMETERS.itemsize});"
-    source.write_text("\n".join(["#include <stddef.h>", '#include "parameters.cuh"', *lines, *sizes, whole]))
-    build(source, [kernels_dir()], {}, "fast")
+    lines = [f"static_assert(offsetof({name}, {field}) == {fields[field][1]});" for field in fields]
+    sizes = [f"static_assert(sizeof({name}::{field}) == {fields[field][0].itemsize});" for field in fields]
+    whole = f"static_assert(sizeof({name}) == {twin.itemsize});"
+    source.write_text("\n".join(["#include <stddef.h>", f'#include "{file}"', *lines, *sizes, whole]))
+    build(source, [kernels_dir()], next((k.all_defines for k in all_kernels() if k.file == file), {}), "fast")
+
+
+def test_every_kernel_is_given_a_struct_with_a_twin() -> None:
+    given = {name for path in kernels_dir().glob("*.cu") for name in GIVEN.findall(path.read_text())}
+    assert given | {"Walk"} == set(STRUCTS)
 
 
 DIVIDING = """
@@ -213,8 +229,8 @@ def test_division_by_multiplication_is_exact(wide: bool, tmp_path: object, rng: 
     source = tmp_path / "dividing.cu"  # type: ignore[operator]
     source.write_text(DIVIDING)
     module = Module(build(source, [kernels_dir()], {}, "fast"))
-    by = PARAMETERS["by_depth"]
-    struct = np.dtype([("n", "u8"), ("quotient", "u8"), ("count", "i8"), ("wide", "i8"), ("by", by)], align=True)
+    fields = [("n", "u8"), ("quotient", "u8"), ("count", "i8"), ("wide", "i8"), ("by", DIVISOR)]
+    struct = np.dtype(fields, align=True)
     most = 2**63 - 1 if wide else 2**31 - 1
     powers = [2**k + d for k in range(0, 63 if wide else 31) for d in (-1, 0, 1) if 1 <= 2**k + d <= most]
     divisors = [*range(1, 40), *powers, *(int(d) for d in rng.integers(1, most, 40))]

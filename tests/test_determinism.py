@@ -33,6 +33,7 @@ every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 
 @large
 @every_dtype
+@pytest.mark.rotated("dtype")
 def test_two_calls_give_the_same_bits(of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     arrays = of.arrays()
@@ -44,6 +45,7 @@ def test_two_calls_give_the_same_bits(of: Case, dtype: str) -> None:
 @large
 @every_dtype
 @pytest.mark.usefixtures("threads")
+@pytest.mark.rotated("dtype")
 def test_any_number_of_threads_gives_the_same_bits(of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     arrays = of.arrays()
@@ -69,8 +71,9 @@ def test_any_number_of_threads_chooses_the_same_order_of_sums(of: Case) -> None:
 
 @large
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_a_sample_is_the_same_alone_and_in_any_batch(backend: str, of: Case, dtype: str) -> None:
-    if backend == "reference":
+    if backend != "cpu":
         of = replace(of, channels=of.channels // 2, sizes=(9,) * of.rank, groups=of.groups // 2 or 1, filters=48)
     of = replace(of, dtype=dtype)
     x, weight, bias = of.arrays()
@@ -84,6 +87,7 @@ def test_a_sample_is_the_same_alone_and_in_any_batch(backend: str, of: Case, dty
 
 @large
 @every_dtype
+@pytest.mark.rotated("dtype")
 def test_out_and_packed_weights_give_the_same_bits(of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     x, weight, bias = of.arrays()

@@ -52,6 +52,7 @@ def test_a_third_of_the_cases_have_few_weights_over_many_channels() -> None:
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype", "backend")
 def test_result_is_right_to_the_bound(backend: str, case: Case, dtype: str) -> None:
     case = replace(case, dtype=dtype)
     arrays = case.arrays()
@@ -83,6 +84,7 @@ def test_every_way_to_cut_the_problem_is_right_to_the_bound(case: Case) -> None:
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype")
 def test_small_integers_give_the_same_bits_in_every_backend_and_algorithm(case: Case, dtype: str) -> None:
     number = CURATED.index(case)
     activation = EXACT_ACTIVATIONS[number % len(EXACT_ACTIVATIONS)]
@@ -106,6 +108,7 @@ def test_depthwise_problems_run_through_both_tiles() -> None:
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @pytest.mark.parametrize("name", ["3x3 with padding", "65 filters, one beyond a tile", "NHWC depthwise", "3-D", "1-D"])
 @every_dtype
+@pytest.mark.rotated("backend", "name", "dtype", "memory", "way")
 def test_out_receives_the_same_bits_however_it_lies(backend: str, name: str, dtype: str, memory: str, way: str) -> None:
     case = replace(next(c for c in CURATED if c.name == name), dtype=dtype)
     arrays = case.arrays()
@@ -125,6 +128,7 @@ def test_out_receives_the_same_bits_however_it_lies(backend: str, name: str, dty
 @pytest.mark.parametrize("name", ["3x3 with padding", "65 filters, one beyond a tile", "NHWC depthwise", "depthwise"])
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype", "memory")
 def test_nothing_beside_out_is_written(backend: str, name: str, dtype: str, memory: str) -> None:
     case = replace(next(c for c in CURATED if c.name == name), dtype=dtype, data="integers")
     arrays = case.arrays()
@@ -167,6 +171,7 @@ BAD_INPUT = {
 
 
 @pytest.mark.parametrize("what", BAD_INPUT)
+@pytest.mark.rotated("backend")
 def test_every_backend_raises_the_same_class_for_bad_input(backend: str, what: str) -> None:
     call, error = BAD_INPUT[what]
     x, weight = np.ones((1, 3, 6, 6), np.float32), np.ones((4, 3, 3, 3), np.float32)

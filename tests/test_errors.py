@@ -89,6 +89,15 @@ def test_a_refusal_names_the_argument_what_came_and_what_was_wanted(
     assert not missing, f"{missing} not in {str(caught.value)!r}"
 
 
+def test_the_layout_is_named_as_the_cure_only_where_the_channels_are_the_last_axis() -> None:
+    for rank, convolution in enumerate((sk.conv1d, sk.conv2d, sk.conv3d), 1):
+        x, weight = np.ones((1, 9, *(5,) * (rank - 1), 2), np.float32), np.ones((4, 2, *(2,) * rank), np.float32)
+        with pytest.raises(sk.ShapeError, match="say so with layout, such as layout="):
+            convolution(x, weight)
+    with pytest.raises(sk.ShapeError, match=r"second axis must be 1$"):
+        sk.conv2d(X[:, :1], W)
+
+
 @pytest.mark.parametrize("padding", [(2, 1), ((2, 1), (0, 0)), "same"])
 def test_conv1d_and_conv3d_refuse_arrays_of_rank_2(padding: Any) -> None:
     with pytest.raises(sk.ShapeError, match="conv1d wants 3"):
@@ -134,6 +143,7 @@ labels = [f"{number}-{label(value)}" for number, value in enumerate(BAD)]
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", KEYWORDS)
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_untouched(
     backend: str, keyword: str, value: Any
 ) -> None:
@@ -159,6 +169,7 @@ def test_a_malformed_argument_ends_in_a_result_or_an_honest_error_and_out_is_unt
 
 @pytest.mark.parametrize("value", BAD, ids=labels)
 @pytest.mark.parametrize("keyword", [word for word in KEYWORDS if word not in ("x", "weight", "bias", "out")])
+@pytest.mark.rotated("backend")
 def test_a_malformed_argument_without_out_ends_in_a_result_or_an_honest_error(
     backend: str, keyword: str, value: Any
 ) -> None:

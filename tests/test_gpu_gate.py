@@ -220,6 +220,7 @@ def test_primitives_compile_as_kernels_do() -> None:
 
 @pytest.mark.emulator
 @pytest.mark.skipif(bool(why_not()), reason=why_not())
+@pytest.mark.thorough
 def test_small_cases_launch_a_kernel_of_every_family_and_are_right() -> None:
     with use_emulator() as runtime:
         for case in gpu_cases.small_cases():

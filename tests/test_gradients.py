@@ -60,6 +60,7 @@ def results_of_every_algorithm(of: Gradient, operands: Operands, backend: str) -
 
 
 @every_gradient
+@pytest.mark.rotated("backend")
 def test_a_gradient_is_right_to_the_bound(backend: str, of: Gradient) -> None:
     y = of.run(of.operands(), backend=backend)
     assert type(y) is np.ndarray
@@ -79,6 +80,7 @@ THIRDS = [
 
 
 @pytest.mark.parametrize("of", THIRDS)
+@pytest.mark.rotated("backend")
 def test_a_gradient_of_every_dtype_is_right_to_the_bound(backend: str, of: Gradient) -> None:
     y = of.run(of.operands(), backend=backend)
     assert y.dtype == of.case.numpy_dtype
@@ -109,6 +111,7 @@ def test_small_integers_give_the_same_bits_in_every_backend_and_algorithm(compil
 @every_direction
 @pytest.mark.parametrize("name", ["stride 2", "NHWC groups", "depthwise with multiplier", "reflect, dilated", "3-D"])
 @every_dtype
+@pytest.mark.rotated("name", "dtype")
 def test_every_algorithm_is_right_to_the_bound(backend: str, name: str, direction: str, dtype: str) -> None:
     of = Gradient(replace(named(name), dtype=dtype), direction)
     operands = of.operands()
@@ -135,6 +138,7 @@ def aligned(of: Gradient, backend: str) -> Gradient:
         for number, of in enumerate(CURATED)
     ],
 )
+@pytest.mark.rotated("backend")
 def test_the_estimate_is_what_is_allocated_to_the_byte(backend: str, of: Gradient) -> None:
     of = aligned(of, backend)
     first, grad = of.operands()
@@ -174,6 +178,7 @@ def test_the_parts_of_an_estimate_are_the_operands_and_the_result(backend: str, 
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @pytest.mark.parametrize("name", ["strides differ per axis", "NHWC groups", "reflect, depthwise"])
 @every_direction
+@pytest.mark.rotated("backend", "name", "memory", "way")
 def test_out_receives_the_same_bits_however_it_lies(
     backend: str, name: str, direction: str, memory: str, way: str
 ) -> None:
@@ -198,6 +203,7 @@ def test_out_receives_the_same_bits_however_it_lies(
 )
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @every_direction
+@pytest.mark.rotated("backend", "name", "memory")
 def test_nothing_beside_out_is_written(backend: str, name: str, direction: str, memory: str) -> None:
     of = Gradient(replace(named(name), data="integers"), direction)
     operands = of.operands()
@@ -213,6 +219,7 @@ def test_nothing_beside_out_is_written(backend: str, name: str, direction: str, 
 @pytest.mark.parametrize("way", [*WAYS, TRANSPOSED])
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @every_direction
+@pytest.mark.rotated("backend", "memory", "way")
 def test_grad_output_gives_the_same_numbers_however_it_lies(
     backend: str, direction: str, memory: str, way: str
 ) -> None:
@@ -266,6 +273,7 @@ def test_a_weight_gradient_over_no_samples_can_be_planned(backend: str, mode: st
 
 @every_direction
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_one_pixel(backend: str, direction: str, dtype: str) -> None:
     of = Gradient(case("one", (1, 1), 1, batch=1, channels=1, filters=1, dtype=dtype), direction)
     first, grad = (np.full((1, 1, 1, 1), value, of.case.numpy_dtype) for value in (3, -2))
@@ -297,6 +305,7 @@ def read_by_windows(of: Case) -> np.ndarray:
 
 @pytest.mark.parametrize("of", GAPS, ids=str)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_pixels_that_no_window_reads_receive_an_exact_zero(backend: str, of: Case, dtype: str) -> None:
     """rocm-libraries#7732: grouped, strided beyond kernel and dilation, such pixels were left unwritten."""
     gradient = Gradient(replace(of, dtype=dtype), "input_grad")
@@ -330,6 +339,7 @@ def smallest(error: sk.VramBudgetError) -> int:
 
 @pytest.mark.parametrize("packed", [False, True], ids=["given", "packed"])
 @several
+@pytest.mark.rotated("backend", "packed")
 def test_an_input_gradient_in_tiles_of_samples_has_the_same_bits(backend: str, of: Case, packed: bool) -> None:
     gradient = Gradient(of, "input_grad")
     weight, grad = gradient.operands()
@@ -484,6 +494,7 @@ BAD: dict[str, tuple[Call, type[Exception], str]] = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.rotated("backend")
 def test_every_backend_raises_the_same_class_for_bad_arguments(backend: str, what: str) -> None:
     call, error, message = BAD[what]
     x, weight, grad = (np.ones(shape, np.float32) for shape in (SHAPE, WEIGHT, (1, 4, 4, 4)))
@@ -615,6 +626,7 @@ def planted(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 @not_finite
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_what_is_not_finite_in_grad_output_spreads_to_the_pixels_that_it_was_read_from(
     backend: str, of: Case, dtype: str, rng: np.random.Generator
 ) -> None:
@@ -626,6 +638,7 @@ def test_what_is_not_finite_in_grad_output_spreads_to_the_pixels_that_it_was_rea
 
 @not_finite
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_what_is_not_finite_in_the_input_spreads_to_the_taps_that_read_it(
     backend: str, of: Case, dtype: str, rng: np.random.Generator
 ) -> None:
@@ -636,6 +649,7 @@ def test_what_is_not_finite_in_the_input_spreads_to_the_taps_that_read_it(
 
 
 @not_finite
+@pytest.mark.rotated("backend")
 def test_what_is_not_finite_in_grad_output_spreads_to_its_own_filter_where_nothing_is_padded(
     backend: str, of: Case, rng: np.random.Generator
 ) -> None:
@@ -648,6 +662,7 @@ def test_what_is_not_finite_in_grad_output_spreads_to_its_own_filter_where_nothi
 @pytest.mark.parametrize("stride", [(3, 2), (4, 5)], ids=["stride equals kernel", "stride beyond kernel"])
 @pytest.mark.parametrize("groups", [1, 2])
 @every_dtype
+@pytest.mark.rotated("backend", "groups", "dtype")
 def test_a_strided_input_gradient_never_multiplies_zeros_between_samples(
     backend: str, stride: tuple[int, int], groups: int, dtype: str
 ) -> None:
@@ -666,6 +681,7 @@ def test_a_strided_input_gradient_never_multiplies_zeros_between_samples(
 
 @every_dtype
 @every_direction
+@pytest.mark.rotated("backend", "dtype")
 def test_nan_in_a_pixel_that_no_window_reads_touches_nothing(backend: str, direction: str, dtype: str) -> None:
     of = case("gaps and a tail", (12, 12), 2, stride=5, channels=5, dtype=dtype)
     x, grad = Gradient(of, "weight_grad").operands()
@@ -756,6 +772,7 @@ def test_gradients_are_what_numerical_differentiation_finds(backend: str, of: Ca
 
 @every_direction
 @pytest.mark.parametrize("name", ["stride 2", "NHWC groups", "reflect, depthwise", "3-D", "patch embedding"])
+@pytest.mark.rotated("backend", "name")
 def test_a_plan_is_a_pure_function_and_says_what_it_does(backend: str, name: str, direction: str) -> None:
     of = Gradient(named(name), direction)
     plan = of.plan(backend)

@@ -44,6 +44,7 @@ def test_an_empty_batch_lies_in_every_memory_order(backend: str, order: str, cha
 @every_dtype
 @pytest.mark.parametrize("rank", [1, 2, 3])
 @pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.rotated("backend", "dtype")
 def test_one_pixel_works_in_every_rank(backend: str, dtype: str, rank: int, kernel: int) -> None:
     of = case("pixel", (1,) * rank, kernel, padding=kernel // 2, dtype=dtype, channels=7, batch=1)
     assert_correct(of.run(of.arrays(), backend=backend), of, *of.arrays())
@@ -51,6 +52,7 @@ def test_one_pixel_works_in_every_rank(backend: str, dtype: str, rank: int, kern
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype")
 def test_a_memory_mapped_input_works_without_a_copy_of_it(backend: str, kind: Case, dtype: str, tmp_path: Path) -> None:
     of = replace(kind, dtype=dtype)
     x, weight, bias = of.arrays()
@@ -84,6 +86,7 @@ def test_broadcast_inputs_are_read_where_they_lie(backend: str, dtype: str) -> N
 @every_dtype
 @every_kind
 @pytest.mark.parametrize("way", [*WAYS, TRANSPOSED])
+@pytest.mark.rotated("backend", "kind", "dtype")
 def test_bias_and_weight_may_lie_in_any_way(backend: str, kind: Case, dtype: str, way: str) -> None:
     of = replace(kind, dtype=dtype)
     x, weight, bias = of.arrays()
@@ -97,6 +100,7 @@ def test_bias_and_weight_may_lie_in_any_way(backend: str, kind: Case, dtype: str
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype")
 def test_a_bias_with_a_step_is_read_with_it(backend: str, kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype, bias=True)
     x, weight, bias = of.arrays()
@@ -110,6 +114,7 @@ def test_a_bias_with_a_step_is_read_with_it(backend: str, kind: Case, dtype: str
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype")
 def test_fortran_order_works(backend: str, kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype)
     x, weight, bias = of.arrays()
@@ -156,6 +161,7 @@ def test_a_masked_array_is_refused_since_its_mask_would_be_lost(backend: str) ->
 
 
 @pytest.mark.parametrize("of", CURATED, ids=str)
+@pytest.mark.rotated("backend")
 def test_operands_are_never_changed(backend: str, of: Case) -> None:
     arrays = of.arrays()
     before = [None if a is None else np.array(a) for a in arrays]

@@ -195,6 +195,7 @@ def test_a_function_has_pytorchs_derivative_at_its_corners(function: str, dtype:
 
 @pytest.mark.parametrize(("size", "batch"), [((17, 19), 5), ((70, 61), 3), ((1, 9), 4), ((600,), 300)])
 @by_dtype
+@pytest.mark.rotated("dtype")
 def test_a_gates_gradient_is_a_sum_over_each_samples_pixels(
     size: tuple[int, ...], batch: int, dtype: str, rng: np.random.Generator
 ) -> None:
@@ -264,6 +265,7 @@ def test_the_loss_of_an_improbable_class_is_not_cut_off() -> None:
 
 @pytest.mark.parametrize("name", ["sgd", "momentum", "adam"])
 @by_dtype
+@pytest.mark.rotated("name")
 def test_training_lowers_the_loss_in_every_type(name: str, dtype: str, rng: np.random.Generator) -> None:
     network = drawn(every_operation((9, 8)), dtype)
     x, target = asked(rng, (9, 8), 6, dtype), rng.integers(0, 4, 6)

@@ -19,7 +19,7 @@ from stridekit.arrays import DTYPES, numpy_dtype
 from stridekit.backends import load_backend, profile_called
 from stridekit.networks import Network
 from stridekit.networks.execution import Program
-from stridekit.networks.execution.arena import plan_arena
+from stridekit.networks.execution import arena as arena_module
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import OPTIMIZERS, Optimizer
 from stridekit.networks.execution.values import Step, Value
@@ -64,6 +64,7 @@ def check(network: Network, batch: int, dtype: str, backend: str) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @HOSTS
+@pytest.mark.rotated("backend")
 def test_what_is_predicted_is_what_is_allocated_to_the_byte(backend: str, dtype: str) -> None:
     for batch in (1, 4):
         check(drawn(every_operation(SIZE), dtype), batch, dtype, backend)
@@ -201,8 +202,12 @@ def check_arena(made: Program) -> float:
     return arena.nbytes / max(arena.live) - 1
 
 
+@pytest.mark.parametrize("looks", [0, arena_module._MOST_LOOKS], ids=["in time", "in the best order"])
 @pytest.mark.parametrize("training", [False, True], ids=["run", "train"])
-def test_nothing_that_is_alive_overlaps_in_random_graphs(training: bool) -> None:
+def test_nothing_that_is_alive_overlaps_in_random_graphs(
+    training: bool, looks: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arena_module, "_MOST_LOOKS", looks)
     for seed in range(12):
         rng = np.random.default_rng(seed)
         rank = 1 + seed % 3
@@ -221,7 +226,9 @@ def test_nothing_that_is_alive_overlaps_in_the_networks_that_ship(name: str) -> 
         assert check_arena(program(network, 2, "H200", training=True)) < 0.12
 
 
-def test_values_of_random_lives_never_meet() -> None:
+@pytest.mark.parametrize("looks", [0, arena_module._MOST_LOOKS], ids=["in time", "in the best order"])
+def test_values_of_random_lives_never_meet(looks: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arena_module, "_MOST_LOOKS", looks)
     for seed in range(60):
         rng = np.random.default_rng(seed)
         count, length = int(rng.integers(1, 25)), int(rng.integers(2, 15))
@@ -232,7 +239,7 @@ def test_values_of_random_lives_never_meet() -> None:
             writes = tuple(v.name for v, span in zip(values, spans, strict=True) if span[0] == at)
             reads = tuple(v.name for v, span in zip(values, spans, strict=True) if span[1] == at)
             steps.append(Step(f"s{at}", reads, writes, int(rng.integers(0, 3)) * 500, None))
-        arena = plan_arena(steps, values, 64)
+        arena = arena_module.plan_arena(steps, values, 64)
         owner = [np.full(arena.nbytes, -1) for _ in steps]
         for number, (value, (first, last)) in enumerate(zip(values, spans, strict=True)):
             for at in range(first, last + 1):
@@ -262,6 +269,7 @@ def beside(call: Any, counted: int) -> int:
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("pixels", [False, True], ids=["classes", "pixels"])
+@pytest.mark.rotated("dtype")
 def test_the_engine_allocates_nothing_large_beside_its_arena(pixels: bool, dtype: str) -> None:
     network = drawn(every_operation((96, 88), pixels=pixels), dtype)
     x = given(network, 4, dtype)

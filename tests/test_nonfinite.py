@@ -54,6 +54,7 @@ def plant(of: Case, values: list[float], rng: np.random.Generator) -> np.ndarray
 @pytest.mark.parametrize("planted", PLANTED)
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype", "planted")
 def test_what_is_not_finite_spreads_as_the_definition_says(
     backend: str, kind: Case, dtype: str, planted: str, rng: np.random.Generator
 ) -> None:
@@ -64,6 +65,7 @@ def test_what_is_not_finite_spreads_as_the_definition_says(
 
 @pytest.mark.parametrize("activation", [a for a in ACTIVATIONS if a] + [("leaky_relu", 0.0)], ids=str)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype")
 def test_activations_pass_on_nan_and_take_infinities_as_defined(
     backend: str, dtype: str, activation: object, rng: np.random.Generator
 ) -> None:
@@ -81,6 +83,7 @@ def test_relu_of_nan_is_nan(backend: str, dtype: str) -> None:
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype")
 def test_zeros_among_the_weights_make_nan_of_infinity(backend: str, kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype)
     x, weight, _ = of.arrays()
@@ -132,6 +135,7 @@ def test_a_nan_bias_is_the_nan_of_its_own_filter(backend: str, dtype: str) -> No
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("backend", "dtype")
 def test_weights_that_are_not_finite_spread_where_no_window_touches_padding(
     backend: str, kind: Case, dtype: str
 ) -> None:

@@ -40,6 +40,7 @@ def assert_caught(y: np.ndarray, of: Case) -> None:
 
 @every_dtype
 @pytest.mark.parametrize("of", CURATED, ids=str)
+@pytest.mark.rotated("dtype")
 def test_a_correctly_rounded_result_passes(of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     assert_correct(rounded(of), of, *of.arrays())
@@ -47,6 +48,7 @@ def test_a_correctly_rounded_result_passes(of: Case, dtype: str) -> None:
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("dtype")
 def test_all_zeros_are_caught(kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype)
     assert_caught(np.zeros_like(rounded(of)), of)
@@ -54,6 +56,7 @@ def test_all_zeros_are_caught(kind: Case, dtype: str) -> None:
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("dtype")
 def test_a_single_wrong_tap_is_caught(kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype)
     x, weight, bias = of.arrays()
@@ -73,6 +76,7 @@ def test_a_dropped_bias_is_caught(dtype: str) -> None:
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("dtype")
 def test_a_window_shifted_by_one_pixel_is_caught(kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype)
     shifted = replace(of, padding=((0, 2), (1, 1)))
@@ -81,6 +85,7 @@ def test_a_window_shifted_by_one_pixel_is_caught(kind: Case, dtype: str) -> None
 
 @every_dtype
 @every_kind
+@pytest.mark.rotated("dtype")
 def test_swapped_stride_axes_are_caught(kind: Case, dtype: str) -> None:
     of = replace(kind, dtype=dtype, sizes=(8, 8), stride=(2, 1))
     swapped = truth(replace(of, stride=(1, 2)), *of.arrays()).linear.astype(of.numpy_dtype)

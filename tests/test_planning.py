@@ -16,7 +16,9 @@ from oracle import assert_same_bits
 
 import stridekit as sk
 from stridekit.backends import load_backend, unavailable
-from stridekit.planning import choose_plan
+from stridekit.planning import choose_backend, choose_plan
+from tests.emulator import use_emulator
+from tests.emulator.building import why_not
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 PLAIN = case("plain", (9, 8), 3, padding=1, channels=6, bias=True)
@@ -30,6 +32,7 @@ def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_a_plan_is_a_pure_function_of_problem_and_device(backend: str, of: Case) -> None:
     plan = of.plan(backend)
     choose_plan.cache_clear()
@@ -47,6 +50,7 @@ def test_a_plan_cannot_be_changed() -> None:
 
 @every_case
 @pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.rotated("backend", "dtype")
 def test_flops_and_bytes_are_those_of_the_formula(backend: str, of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     plan = of.plan(backend)
@@ -58,6 +62,7 @@ def test_flops_and_bytes_are_those_of_the_formula(backend: str, of: Case, dtype:
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_why_names_the_backend_its_reason_and_every_algorithm(backend: str, of: Case) -> None:
     plan = of.plan(backend)
     assert f"{backend}: asked for by argument" in plan.why
@@ -75,6 +80,7 @@ def test_an_excluded_algorithm_says_why() -> None:
     assert excluded["broadcast_tile"] == ""
     excluded = {c.algorithm: c.excluded for c in DEPTHWISE.plan("cpu").candidates}
     assert "no pairs" in excluded.pop("paired_tile")
+    assert "more than one pixel" in excluded.pop("plane_product")
     assert not any(excluded.values())
 
 
@@ -171,6 +177,16 @@ def test_auto_falls_to_the_reference_where_numba_cannot_run_and_warns_once(
     assert_same_bits(PLAIN.run(arrays, backend="reference"), y)
 
 
+@pytest.mark.emulator
+@pytest.mark.skipif(bool(why_not()), reason=why_not())
+def test_arrays_of_cupy_run_on_cuda_asked_for_or_not_and_nowhere_else() -> None:
+    with use_emulator():
+        assert choose_backend("cuda", "cupy") == ("cuda", "asked for by argument")
+        assert choose_backend("auto", "cupy")[0] == "cuda"
+        with pytest.raises(sk.BackendUnavailableError, match=r"backend is 'cpu' and the arrays are CuPy's"):
+            choose_backend("cpu", "cupy")
+
+
 def test_use_backend_stays_in_its_thread() -> None:
     meet = Barrier(2)
 
@@ -244,6 +260,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
+@pytest.mark.rotated("backend")
 def test_execute_refuses_operands_it_was_not_planned_for(backend: str, what: str) -> None:
     change, error, message = WRONG[what]
     out = np.full(PLAIN.output_shape, 7, np.float32)

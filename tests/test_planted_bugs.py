@@ -177,32 +177,34 @@ WRONG = [
     Bug("padding off by one", "loading.cuh", PADDING, f"{PADDING} + 1", CHUNKS, SCHEDULES),
     Bug("reflection off by one", "geometry.cuh", "2 * (size - 1)", "2 * size - 1", REFLECTED, SCHEDULES),
     Bug("all splits in one place", STORING, "(split * P.groups + group)", "group", SPLIT, SCHEDULES),
-    Bug("tails of channels", "to_channels_last.cu", "channel < P.C", "true", SLICED, SCHEDULES),
-    Bug("padding behind is not folded", FOLDING, "P.padding[1] + P.output[1]", "P.padding[1]", FOLDED, SCHEDULES),
+    Bug("tails of channels", "to_channels_last.cu", "channel < P.channels", "true", SLICED, SCHEDULES),
+    Bug("padding behind is not folded", FOLDING, "P.before[1] + P.behind[1]", "P.before[1]", FOLDED, SCHEDULES),
     Bug("folded twice", FOLDING, "a + b + e == 0 || ", "", FOLDED, SCHEDULES),
     Bug("filled with ones", "fill.cu", "Accumulator value = 0", "Accumulator value = 1", FILLED, SCHEDULES),
-    Bug("tails of taps", "pack_weights.cu", " && t < P.kernel[0]", "", replace(CHUNKS, case=CUBE), SCHEDULES),
+    Bug("tails of taps", "pack_weights.cu", " && t < P.depths", "", replace(CHUNKS, case=CUBE), SCHEDULES),
 ]
 
 ROWS = "P.M - m < TILE_M ? P.M - m : TILE_M"
 CLAMP = "first + f < static_cast<Index>(P.K) ? f"
-COUNT = "i >= P.groups * P.K * P.depth"
+COUNT = "i >= P.elements"
 BEYOND = [
     Bug("one pixel too many", "loading.cuh", "m >= static", "m > static", UNPADDED),
     Bug("one filter too many", "loading.cuh", "= filter < P.K", "= filter <= P.K", UNPADDED),
     Bug("one channel too many", "loading.cuh", "own < static", "own <= static", ELEMENTS),
-    Bug("tails of channels", "to_channels_last.cu", "channel < P.C", "true", COPIED),
+    Bug("tails of channels", "to_channels_last.cu", "channel < P.channels", "true", COPIED),
     Bug("rows of a whole tile", STORING, ROWS, "TILE_M", CHUNKS),
     Bug("one thread too many that packs", "pack_weights.cu", COUNT, COUNT.replace(">=", ">"), UNPADDED),
     Bug("one thread too many that adds", "sum_partials.cu", "i >= count", "i > count", SPLIT),
-    Bug("one thread too many that folds", FOLDING, "i >= P.threads", "i > P.threads", FOLDED),
-    Bug("one thread too many that fills", "fill.cu", "i >= P.threads", "i > P.threads", FILLED),
+    Bug("one thread too many that folds", FOLDING, "i >= P.walk.elements", "i > P.walk.elements", FOLDED),
+    Bug("one thread too many that fills", "fill.cu", "i >= P.walk.elements", "i > P.walk.elements", FILLED),
     Bug("filters not clamped", "direct.cu", CLAMP, "true ? f", DIRECT),
     Bug("next channel", "direct.cu", "c < channels", "c <= channels", DIRECT),
     Bug("next bias", "direct.cu", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),
     Bug("next y", "direct.cu", "y[k * P.y_step.c]", "y[(k + 1) * P.y_step.c]", DIRECT),
 ]
 NO_SWIZZLE = Bug("no swizzle", "tile.cuh", "(chunk ^ (row >> 1 & 3))", "chunk", CHUNKS)
+FIRST = ("no barrier in the loop", "wait for one group too few", "fetch before the barrier, fma", "padding off by one")
+"""One for each line of the table that a result shows; the samples of all are held to the right result below."""
 BUGS = [*RACES, REFILLED, *WRONG, *BEYOND, NO_SWIZZLE]
 
 
@@ -240,7 +242,14 @@ def test_a_sample_is_right_on_the_real_kernels(of: Sample) -> None:
     assert spoiled(of) == ()
 
 
-@pytest.mark.parametrize("bug", [bug for bug in (*RACES, *WRONG) if bug.wrong], ids=str)
+@pytest.mark.parametrize(
+    "bug",
+    [
+        pytest.param(bug, marks=[pytest.mark.thorough] * (bug.name not in FIRST), id=str(bug))
+        for bug in (*RACES, *WRONG)
+        if bug.wrong
+    ],
+)
 def test_a_result_is_wrong_under_every_schedule_that_can_show_it(bug: Bug, use: Any, tmp_path: Path) -> None:
     use(bug.plant(tmp_path))
     assert spoiled(bug.sample) == bug.wrong

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +17,14 @@ from conftest import SEED
 from guarded import guarded
 from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
 from oracle import assert_same_bits
-from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
+from pooling import PoolCase, check_avg, check_beside_reference, check_grads, check_max, random_pool, with_arrays
 
 import stridekit as sk
 from bench.pool_cases import pool_cases
 from stridekit.backends.cuda import pooling as cuda_pooling
 from stridekit.backends.cuda.catalog import families
-from stridekit.backends.cuda.sources import kernels_dir
 from tests.emulator import use_emulator
-from tests.emulator.building import build, why_not
+from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -45,17 +47,85 @@ CURATED = {
     "steps beyond 32 bits": PoolCase((5, 4), (1, 2), (2**33, 2**34), padding=1, dilation=(2**35, 1), channels=2),
     "no samples": PoolCase((5, 6), (2, 2), (2, 2), batch=0),
 }
+LARGE = {
+    "global, of many planes": PoolCase((21, 19), (21, 19), (1, 1), channels=35),
+    "global signal": PoolCase((700,), (700,), (700,), batch=3, channels=5),
+    "global clip": PoolCase((4, 7, 6), (4, 7, 6), (1, 1, 1), channels=19),
+    "windows that overlap": PoolCase((40, 37), (31, 31), (1, 1), padding=15, channels=5),
+    "windows that overlap every other": PoolCase((40, 37), (31, 30), (2, 3), padding=7, channels=20, ceil_mode=True),
+    "clip of windows that overlap": PoolCase((6, 9, 8), (4, 5, 7), (1, 2, 1), padding=2, count_include_pad=False),
+    "spread signal": PoolCase((900,), (150,), (3,), padding=9, dilation=(3,)),
+    "windows with far taps": PoolCase((1000,), (3,), (2,), padding=290, dilation=(300,)),
+    "lines far apart": PoolCase((700, 3), (3, 2), (1, 1), dilation=(300, 1), channels=2),
+    "lines of even steps far apart": PoolCase((500, 4), (4, 1), (6, 2), padding=((90, 70), (0, 0)), dilation=(64, 1)),
+    "small planes": PoolCase((2, 2), (2, 2), (2, 2), batch=9, channels=17),
+    "one pixel, many channels": PoolCase((1, 1), (1, 1), (1, 1), batch=5, channels=300),
+    "one plane": PoolCase((35, 600), (2, 3), (1, 2), padding=1, batch=1, channels=1),
+    "short lines": PoolCase((98, 2), (3, 2), (2, 2), padding=(1, 0), channels=20),
+    "far windows": PoolCase((60, 61), (2, 2), (7, 9), padding=1, ceil_mode=True, channels=18),
+    "one column": PoolCase((300, 1), (49, 1), (5, 1), channels=33),
+}
 every_case = pytest.mark.parametrize("case", CURATED.values(), ids=CURATED)
 
 
 @every_dtype
 @every_case
+@pytest.mark.rotated("dtype")
 def test_curated_poolings_and_their_gradients_are_right(backend: str, case: PoolCase, dtype: str) -> None:
     data = "integers" if dtype == "bfloat16" else "normal"
     case = replace(case, dtype=dtype, data=data)
     check_max(case, backend)
     check_avg(case, backend)
     check_grads(case, backend)
+
+
+@pytest.mark.usefixtures("threads")
+@pytest.mark.parametrize(("number", "name"), list(enumerate(LARGE)))
+def test_large_windows_and_small_planes_are_pooled_as_the_reference_does(number: int, name: str) -> None:
+    """With any number of threads, and each sample as if it were alone."""
+    case = replace(LARGE[name], dtype=DTYPES[number % len(DTYPES)], memory=MEMORY_ORDERS[number // 2 % 2])
+    check_beside_reference(case, "cpu")
+    found = []
+    for count in (1, 2):
+        sk.set_num_threads(count)
+        found.append({name: call(backend="cpu") for name, call in calls(case).items()})
+    alone = calls(with_arrays(case, case.x[1:2], case.grad_output[1:2])) if case.batch > 1 else {}
+    for name, wanted in found[0].items():
+        assert_same_bits(found[1][name], wanted, name)
+        if alone:
+            assert_same_bits(alone[name](backend="cpu"), wanted[1:2], name)
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize("memory", MEMORY_ORDERS)
+@every_dtype
+def test_large_windows_are_pooled_in_every_dtype_and_order(dtype: str, memory: str) -> None:
+    for case in LARGE.values():
+        for lies in ("contiguous", "every_other"):
+            check_beside_reference(replace(case, dtype=dtype, memory=memory, lies=lies), "cpu")
+
+
+EVERY_WIDTH = """
+import sys
+sys.path.insert(0, {tests!r})
+import test_pool
+for case in test_pool.LARGE.values():
+    test_pool.check_beside_reference(test_pool.replace(case, dtype={dtype!r}), "cpu")
+"""
+
+
+@pytest.mark.thorough
+@pytest.mark.parametrize(("bits", "dtype"), list(zip(("128", "256", "512", "256"), DTYPES, strict=True)))
+def test_every_vector_width_pools_the_same(bits: str, dtype: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent), dtype=dtype)],
+        env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("chunk", range(4))
@@ -164,6 +234,7 @@ def calls(case: PoolCase) -> dict[str, Callable[..., np.ndarray]]:
 @pytest.mark.parametrize("way", [*WAYS, TRANSPOSED])
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.rotated("backend", "memory", "way", "channels_last")
 def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, way: str, channels_last: bool) -> None:
     case = replace(PLAIN, channels_last=channels_last)
     for name, call in calls(case).items():
@@ -180,6 +251,7 @@ def test_out_receives_the_same_bits_however_it_lies(backend: str, memory: str, w
 
 @pytest.mark.parametrize("memory", MEMORY_ORDERS)
 @every_dtype
+@pytest.mark.rotated("backend", "dtype", "memory")
 def test_nothing_beside_out_is_written(backend: str, dtype: str, memory: str) -> None:
     case = replace(PLAIN, dtype=dtype, memory=memory, data="integers", channels=19)
     for name, call in calls(case).items():
@@ -328,6 +400,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("what", BAD)
+@pytest.mark.rotated("backend")
 def test_bad_input_is_refused_by_name(backend: str, what: str) -> None:
     call, error, message = BAD[what]
     with sk.use_backend(backend), pytest.raises(error, match=message) as caught:
@@ -352,18 +425,6 @@ def test_64_bit_coordinates_give_the_same_bits(schedule: Any, monkeypatch: pytes
         assert {entry[-3:] for entry in runtime.launched} == {"i64"}
     for one, other in zip(narrow, wide, strict=True):
         assert_same_bits(one, other)
-
-
-@pytest.mark.emulator
-@emulated
-def test_the_struct_is_the_same_in_python_and_in_c(tmp_path: Path) -> None:
-    source, fields = tmp_path / "layout.cu", cuda_pooling.POOL_PARAMETERS.fields
-    assert fields is not None
-    lines = [f"static_assert(offsetof(PoolParameters, {name}) == {fields[name][1]});" for name in fields]
-    sizes = [f"static_assert(sizeof(PoolParameters::{name}) == {fields[name][0].itemsize});" for name in fields]
-    whole = f"static_assert(sizeof(PoolParameters) == {cuda_pooling.POOL_PARAMETERS.itemsize});"
-    source.write_text("\n".join(["#include <stddef.h>", '#include "pooling.cuh"', *lines, *sizes, whole]))
-    build(source, [kernels_dir()], {}, "fast")
 
 
 @pytest.mark.emulator

@@ -37,6 +37,7 @@ def on_whole_elements(of: Case, backend: str) -> Case:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @every_case
+@pytest.mark.rotated("backend", "dtype")
 def test_the_estimate_is_what_is_allocated_to_the_byte(backend: str, of: Case, dtype: str) -> None:
     of = replace(of, dtype=dtype)
     of = on_whole_elements(of, backend)
@@ -67,6 +68,7 @@ def test_the_estimate_holds_for_every_algorithm_and_number_of_threads(algorithm:
 
 
 @every_case
+@pytest.mark.rotated("backend")
 def test_the_parts_of_an_estimate_add_up(backend: str, of: Case) -> None:
     x, weight, bias = of.arrays()
     plan = of.plan(backend)
@@ -168,6 +170,7 @@ def test_nothing_is_counted_outside_the_block_or_of_another_thread(backend: str)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS, ids=str)
+@pytest.mark.rotated("backend")
 def test_no_array_is_allocated_beside_those_that_are_counted(backend: str, activation: object) -> None:
     """NumPy tells tracemalloc of every array; what Python itself needs is far below a tenth of this result."""
     of = case("large", (60, 61), 3, padding=1, channels=16, filters=32, bias=True, activation=activation)

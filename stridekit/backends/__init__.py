@@ -5,7 +5,6 @@ A backend is a short list of algorithms and a device. Each is imported when it i
 
 from __future__ import annotations
 
-import importlib
 import warnings
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -13,6 +12,7 @@ from typing import Any, Protocol
 
 from stridekit.arguments import shown
 from stridekit.arrays import Array
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory import Memory
 from stridekit.problem import DIRECTIONS, ConvProblem
@@ -233,5 +233,4 @@ def _warn_of_reference(reason: str) -> None:
 
 @cache
 def _import(name: str) -> Backend:
-    module: Any = importlib.import_module(_MODULES[name])
-    return module  # type: ignore[no-any-return]
+    return loaded(_MODULES[name])  # type: ignore[no-any-return]

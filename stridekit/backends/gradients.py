@@ -8,7 +8,9 @@ that are summed. Only what is not a correlation is asked of the backend: `Moves`
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple, Protocol
 from stridekit.arrays import Array, itemsize, layout_shape, numpy_dtype
 from stridekit.backends import Algorithm, Operands
 from stridekit.geometry import AxisGeometry, ConvGeometry
-from stridekit.phases import AxisPhase, phases
+from stridekit.phases import MOST_CLASSES, AxisPhase, count_classes, covered, phase_classes, phases, read_taps
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
@@ -27,7 +29,7 @@ class Moves(Protocol):
     """What a backend does for gradients beside correlating: nothing here multiplies."""
 
     def fill(self, problem: ConvProblem, device: Any, bias: Array, target: Array) -> None:
-        """Write ``activation(bias)``, or zeros, to pixels ``(N, C, *spatial)`` that no window reads."""
+        """Write ``activation(bias)``, or zeros, to pixels ``(N, C, *spatial)``."""
 
     def convert(self, device: Any, source: Array, target: Array) -> None:
         """Copy an array ``(A, B, *spatial)`` of any strides to another of the same or a wider type."""
@@ -41,17 +43,17 @@ class Moves(Protocol):
 
 @dataclass(frozen=True)
 class PhasePart:
-    """One phase of an input gradient.
+    """One phase of an input gradient, as it runs.
 
     Attributes
     ----------
-    problem : ConvProblem or None
-        From the output's gradient to these pixels; None where no window reads them.
+    problem : ConvProblem
+        From the output's gradient to these pixels.
     axes : tuple of AxisPhase
         Which pixels, outputs and taps.
     """
 
-    problem: ConvProblem | None
+    problem: ConvProblem
     axes: tuple[AxisPhase, ...]
 
     @property
@@ -84,20 +86,36 @@ def padded_problem(problem: ConvProblem) -> ConvProblem:
 
 
 @lru_cache(maxsize=4096)
-def phase_parts(problem: ConvProblem) -> tuple[PhasePart, ...]:
-    """Return the forward problems of an input gradient whose padding holds zeros."""
-    parts = []
+def dense_problems(problem: ConvProblem) -> tuple[tuple[ConvProblem, int], ...]:
+    """Return the forward problems of an input gradient, each with the number of phases that it is the problem of."""
+    dense = padded_problem(problem)
+    found: dict[ConvProblem, int] = {}
+    for classes in itertools.product(*map(phase_classes, dense.geometry.axes)):
+        part = _of_phase(dense, tuple(each.axis for each in classes))
+        found[part] = found.get(part, 0) + math.prod(each.count for each in classes)
+    return tuple(found.items())
+
+
+def phase_parts(problem: ConvProblem) -> Iterator[PhasePart]:
+    """Yield the phases, one by one, of an input gradient whose padding holds zeros; for what runs, not what plans."""
     for axes in phases(problem.geometry.axes):
-        dense = [phase.axis for phase in axes if phase.axis is not None]
-        forward = replace(
-            problem,
-            direction="forward",
-            in_channels=problem.out_channels,
-            out_channels=problem.in_channels,
-            geometry=ConvGeometry(tuple(dense)),
-        )
-        parts.append(PhasePart(forward if len(dense) == len(axes) else None, axes))
-    return tuple(parts)
+        yield PhasePart(_of_phase(problem, tuple(phase.axis for phase in axes)), axes)
+
+
+@lru_cache(maxsize=4096)
+def _of_phase(problem: ConvProblem, axes: tuple[AxisGeometry, ...]) -> ConvProblem:
+    return replace(
+        problem,
+        direction="forward",
+        in_channels=problem.out_channels,
+        out_channels=problem.in_channels,
+        geometry=ConvGeometry(axes),
+    )
+
+
+def every_pixel_read(problem: ConvProblem) -> bool:
+    """Say whether the phases of an input gradient whose padding holds zeros cover all pixels."""
+    return all(map(covered, problem.geometry.axes))
 
 
 class InputGradient:
@@ -109,34 +127,38 @@ class InputGradient:
 
     def supports(self, problem: ConvProblem, device: Any) -> str:
         """Return ``""``, or why the forward algorithm cannot compute one of the phases."""
-        reasons = (self._forward.supports(part, device) for part in dense_phases(problem))
+        classes = count_classes(padded_problem(problem).geometry.axes)
+        if classes > MOST_CLASSES:
+            return f"stride and dilation make {classes} different dense problems of the phases; at most {MOST_CLASSES}"
+        reasons = (self._forward.supports(part, device) for part, _ in dense_problems(problem))
         return next((reason for reason in reasons if reason), "")
 
     def cost(self, problem: ConvProblem, device: Any) -> float:
         """Return the modelled seconds of all phases."""
-        return sum(self._forward.cost(part, device) for part in dense_phases(problem))
+        return sum(self._forward.cost(part, device) * count for part, count in dense_problems(problem))
 
     def detail(self, problem: ConvProblem, device: Any) -> str:
         """Say how many phases there are, and what the forward algorithm decided for the first."""
-        dense = dense_phases(problem)
-        first = self._forward.detail(dense[0], device) if dense else ""
-        return f"{len(dense)} dense problems, one for each phase of the stride" + (f"; {first}" if first else "")
+        dense = dense_problems(problem)
+        first = self._forward.detail(dense[0][0], device) if dense else ""
+        number = sum(count for _, count in dense)
+        return f"{number} dense problems, one for each phase of the stride" + (f"; {first}" if first else "")
 
     def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
         """Return the packing of every phase; kernels of other strides or padding have other phases."""
         if _staged(problem):
             return ("as given", problem.weight_shape, problem.dtype)
-        return tuple(
-            (*((axis.taps.start, axis.taps.step) for axis in part.axes), *self._forward.packing(part.problem, device))
-            for part in phase_parts(problem)
-            if part.problem is not None
+        axes = problem.geometry.axes
+        return (
+            *((axis.stride, axis.dilation, axis.pad_before % axis.stride, read_taps(axis)) for axis in axes),
+            frozenset(self._forward.packing(part, device) for part, _ in dense_problems(problem)),
         )
 
     def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
         """Return the bytes of every phase's weights in the forward algorithm's order."""
         if _staged(problem):
             return problem.weight_bytes
-        return sum(align(self._forward.packed_bytes(part, device)) for part in dense_phases(problem))
+        return sum(align(self._forward.packed_bytes(part, device)) * count for part, count in dense_problems(problem))
 
     def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
         """Write the weights of every phase in the forward algorithm's order."""
@@ -146,10 +168,9 @@ class InputGradient:
             return
         turned, first = _turned(problem, weight), 0
         for part in phase_parts(problem):
-            if part.problem is not None:
-                nbytes = self._forward.packed_bytes(part.problem, device)
-                self._forward.pack(part.problem, device, turned[part.taps], packed[first : first + nbytes])
-                first += align(nbytes)
+            nbytes = self._forward.packed_bytes(part.problem, device)
+            self._forward.pack(part.problem, device, turned[part.taps], packed[first : first + nbytes])
+            first += align(nbytes)
 
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of workspace of the phases, and of what is staged beside it."""
@@ -180,7 +201,8 @@ class InputGradient:
 
     def regions(self, dense: ConvProblem, device: Any, packed: bool) -> tuple[tuple[str, int], ...]:
         """Return the names and bytes of what the phases of a problem whose padding holds zeros need."""
-        phase = max((self._forward.workspace(part, device, packed=packed) for part in dense_phases(dense)), default=0)
+        parts = dense_problems(dense)
+        phase = max((self._forward.workspace(part, device, packed=packed) for part, _ in parts), default=0)
         if dense.groups > 1 and dense.group_in_channels > 1 and not packed:
             return (("phase", phase), ("turned", math.prod(dense.weight_shape) * dense.itemsize))
         return (("phase", phase),)
@@ -195,15 +217,17 @@ class InputGradient:
             turned = self._regrouped(dense, device, weight, regions["turned"].view(weight.dtype))
         elif packed is None:
             turned = _turned(dense, weight)
+        self._fill_gaps(dense, device, operands.bias, target)
         for step in _steps(self._forward, dense, device, packed is not None):
-            pixels = target[step.pixels]
-            if step.problem is None:
-                self._moves.fill(dense, device, operands.bias, pixels)
-                continue
             chosen = None if packed is None else packed[step.packed]
             part = None if turned is None else turned[step.taps]
             given = Operands(operands.grad_output[step.outputs], part, chosen, operands.bias)
-            self._forward.run(step.problem, device, given, regions["phase"][: step.workspace], pixels)
+            self._forward.run(step.problem, device, given, regions["phase"][: step.workspace], target[step.pixels])
+
+    def _fill_gaps(self, dense: ConvProblem, device: Any, bias: Array, target: Array) -> None:
+        """Fill all pixels in one go, to be written over, where there are some that no window reads."""
+        if not every_pixel_read(dense):
+            self._moves.fill(dense, device, bias, target)
 
     def _converted(self, device: Any, source: Array, target: Array) -> Array:
         self._moves.convert(device, source, target)
@@ -234,7 +258,7 @@ def _layout(gradient: InputGradient, problem: ConvProblem, device: Any, packed: 
 class _Step(NamedTuple):
     """A phase as it runs: its problem, what it writes and reads, where its packed weights lie, bytes of workspace."""
 
-    problem: ConvProblem | None
+    problem: ConvProblem
     pixels: tuple[slice, ...]
     outputs: tuple[slice, ...]
     taps: tuple[slice, ...]
@@ -246,45 +270,20 @@ class _Step(NamedTuple):
 def _steps(forward: Algorithm, dense: ConvProblem, device: Any, packed: bool) -> tuple[_Step, ...]:
     steps, first = [], 0
     for part in phase_parts(dense):
-        stored = workspace = 0
-        if part.problem is not None:
-            stored = forward.packed_bytes(part.problem, device)
-            workspace = forward.workspace(part.problem, device, packed=packed)
+        stored = forward.packed_bytes(part.problem, device)
+        workspace = forward.workspace(part.problem, device, packed=packed)
         place = slice(first, first + stored)
         steps.append(_Step(part.problem, part.pixels, part.outputs, part.taps, place, workspace))
         first += align(stored)
     return tuple(steps)
 
 
-@dataclass(frozen=True)
-class GroupPart:
-    """One group, or all of a depthwise problem's, of a weight gradient.
-
-    Attributes
-    ----------
-    problem : ConvProblem
-        From the input to the weights' gradient, with the output's gradient as the kernel.
-    channels, filters : slice
-        Of the input, and of the output's gradient and of the result.
-    """
-
-    problem: ConvProblem
-    channels: slice
-    filters: slice
-
-    def views(self, x: Array, grad_output: Array, result: Array) -> tuple[Array, Array, Array]:
-        """View input ``(N, C, *spatial)``, output's gradient and weights' gradient as the problem wants them."""
-        x, grad_output, result = x[:, self.channels], grad_output[:, self.filters], result[self.filters]
-        if self.problem.groups > 1:
-            return x.swapaxes(0, 1)[None], grad_output.swapaxes(0, 1)[:, None], result[None]
-        if self.problem.rank == x.ndim - 1:
-            return x[None], grad_output.swapaxes(0, 1)[:, :, None], result[None]
-        return x.swapaxes(0, 1), grad_output.swapaxes(0, 1), result.swapaxes(0, 1)
-
-
 @lru_cache(maxsize=4096)
-def group_parts(problem: ConvProblem) -> tuple[GroupPart, ...]:
-    """Return the forward problems of a weight gradient, one for each group."""
+def group_problem(problem: ConvProblem) -> ConvProblem:
+    """Return the forward problem of one group of a weight gradient, or that of all groups of a depthwise one.
+
+    It goes from the input to the weights' gradient, with the output's gradient as the kernel.
+    """
     axes = tuple(_exchanged(axis) for axis in problem.geometry.axes)
     channels, filters = problem.group_in_channels, problem.group_out_channels
     # A sum over no samples is planned as if over one; there is nothing to run.
@@ -292,19 +291,22 @@ def group_parts(problem: ConvProblem) -> tuple[GroupPart, ...]:
     common = replace(problem, direction="forward", groups=1, in_channels=batch, out_channels=filters)
     if problem.rank == 3:
         # No axis is left over: the channels are the samples.
-        whole = replace(common, batch=channels, geometry=ConvGeometry(axes), memory_order="channels_first")
-    elif problem.groups > 1 and channels == 1:
+        return replace(common, batch=channels, geometry=ConvGeometry(axes), memory_order="channels_first")
+    if problem.groups > 1 and channels == 1:
         samples = replace(_UNIT, size=batch, kernel=batch)
-        every = replace(problem, direction="forward", batch=1, geometry=ConvGeometry((samples, *axes)))
-        return (GroupPart(every, slice(None), slice(None)),)
-    else:
-        # Channels as the outermost axis of pixels: a tile then takes pixels of several, however small the kernel.
-        outer = replace(_UNIT, size=channels)
-        whole = replace(common, batch=1, geometry=ConvGeometry((outer, *axes)), memory_order="channels_first")
-    return tuple(
-        GroupPart(whole, slice(group * channels, (group + 1) * channels), slice(group * filters, (group + 1) * filters))
-        for group in range(problem.groups)
-    )
+        return replace(problem, direction="forward", batch=1, geometry=ConvGeometry((samples, *axes)))
+    # Channels as the outermost axis of pixels: a tile then takes pixels of several, however small the kernel.
+    outer = replace(_UNIT, size=channels)
+    return replace(common, batch=1, geometry=ConvGeometry((outer, *axes)), memory_order="channels_first")
+
+
+def _group_views(part: ConvProblem, x: Array, grad_output: Array, result: Array) -> tuple[Array, Array, Array]:
+    """View input ``(N, C, *spatial)``, output's gradient and weights' gradient of a group as its problem wants them."""
+    if part.groups > 1:
+        return x.swapaxes(0, 1)[None], grad_output.swapaxes(0, 1)[:, None], result[None]
+    if part.rank == x.ndim - 1:
+        return x[None], grad_output.swapaxes(0, 1)[:, :, None], result[None]
+    return x.swapaxes(0, 1), grad_output.swapaxes(0, 1), result.swapaxes(0, 1)
 
 
 class WeightGradient:
@@ -316,18 +318,16 @@ class WeightGradient:
 
     def supports(self, problem: ConvProblem, device: Any) -> str:
         """Return ``""``, or why the forward algorithm cannot compute it."""
-        return self._forward.supports(group_parts(problem)[0].problem, device)
+        return self._forward.supports(group_problem(problem), device)
 
     def cost(self, problem: ConvProblem, device: Any) -> float:
         """Return the modelled seconds of all groups."""
-        parts = group_parts(problem)
-        return len(parts) * self._forward.cost(parts[0].problem, device)
+        return _problems(problem) * self._forward.cost(group_problem(problem), device)
 
     def detail(self, problem: ConvProblem, device: Any) -> str:
         """Say how many problems there are, and what the forward algorithm decided."""
-        parts = group_parts(problem)
-        detail = self._forward.detail(parts[0].problem, device)
-        return (f"{len(parts)} problems, one for each group; " if len(parts) > 1 else "") + detail
+        detail, problems = self._forward.detail(group_problem(problem), device), _problems(problem)
+        return (f"{problems} problems, one for each group; " if problems > 1 else "") + detail
 
     def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
         """Return what no packed weights have: there are none to pack."""
@@ -342,13 +342,22 @@ class WeightGradient:
 
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of one group's workspace."""
-        return self._forward.workspace(group_parts(problem)[0].problem, device, packed=False)
+        return self._forward.workspace(group_problem(problem), device, packed=False)
 
     def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`."""
-        for part in group_parts(problem):
-            x, grad_output, result = part.views(operands.input, operands.grad_output, out)
-            self._forward.run(part.problem, device, Operands(x, grad_output, None, None), workspace, result)
+        part, problems = group_problem(problem), _problems(problem)
+        channels, filters = problem.in_channels // problems, problem.out_channels // problems
+        for group in range(problems):
+            reads, writes = (slice(group * each, (group + 1) * each) for each in (channels, filters))
+            x, grad_output, result = operands.input[:, reads], operands.grad_output[:, writes], out[writes]
+            x, grad_output, result = _group_views(part, x, grad_output, result)
+            self._forward.run(part, device, Operands(x, grad_output, None, None), workspace, result)
+
+
+def _problems(problem: ConvProblem) -> int:
+    """Return how many problems of the kind of `group_problem` a weight gradient is."""
+    return problem.groups // group_problem(problem).groups
 
 
 def _exchanged(axis: AxisGeometry) -> AxisGeometry:
@@ -362,11 +371,6 @@ def _exchanged(axis: AxisGeometry) -> AxisGeometry:
         pad_before=axis.pad_before,
         pad_after=reached - axis.size - axis.pad_before,
     )
-
-
-def dense_phases(problem: ConvProblem) -> tuple[ConvProblem, ...]:
-    """Return the forward problems of an input gradient, those of no phase that no window reads."""
-    return tuple(part.problem for part in phase_parts(padded_problem(problem)) if part.problem is not None)
 
 
 def _staged(problem: ConvProblem) -> bool:

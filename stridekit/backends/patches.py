@@ -13,11 +13,13 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
 from stridekit.arrays import Array
 from stridekit.backends import Algorithm, Operands
 from stridekit.backends.gradients import Moves, over_pixels
 from stridekit.geometry import ConvGeometry
-from stridekit.phases import axis_phases
+from stridekit.phases import phase_classes
 from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout
 
@@ -78,18 +80,25 @@ class PatchGradient:
         if operands.bias is not None:
             bias = parts["bias"].view(operands.bias.dtype)
             of_taps = bias.reshape(1, problem.in_channels, problem.taps)
-            for tap in range(problem.taps):
-                self._moves.convert(device, operands.bias[None, :, None], of_taps[:, :, tap : tap + 1])
+            self._moves.convert(device, np.broadcast_to(operands.bias[None, :, None], of_taps.shape), of_taps)
         staged = over_pixels(parts["staged"], merged, merged.output_shape)
-        reads = (slice(None), slice(None), *(axis_phases(axis)[0].outputs for axis in problem.geometry.axes))
+        reads = (slice(None), slice(None), *(phase_classes(axis)[0].first.outputs for axis in problem.geometry.axes))
         grad_output = operands.grad_output[reads]
         self._forward.run(merged, device, Operands(grad_output, weight, packed, bias), parts["merged"], staged)
-        kernel = problem.geometry.kernel_size
-        split = staged.reshape(problem.batch, problem.in_channels, *kernel, *merged.geometry.output_size)
-        whole = (slice(None), slice(None))
-        for place in itertools.product(*(range(size) for size in kernel)):
-            pixels = tuple(slice(first, None, step) for first, step in zip(place, kernel, strict=True))
-            self._moves.convert(device, split[(*whole, *place)], out[(*whole, *pixels)])
+        self._spread(problem, device, staged, out)
+
+    def _spread(self, problem: ConvProblem, device: Any, staged: Array, out: Array) -> None:
+        """Move a result ``(N, C * taps, *tiles)`` to the pixels of the tiles."""
+        kernel, tiles = problem.geometry.kernel_size, staged.shape[2:]
+        split = staged.reshape(*out.shape[:2], *kernel, *tiles)
+        # Five axes can be moved at once: those of up to two spatial ones with the last one's taps beside them.
+        together = problem.rank < 3
+        for place in itertools.product(*map(range, kernel[:-1] if together else kernel)):
+            pixels = out[(slice(None), slice(None), *map(slice, place, itertools.repeat(None), kernel))]
+            if together:
+                pixels = pixels.reshape(*pixels.shape[:-1], tiles[-1], kernel[-1])
+                pixels = pixels.transpose(0, 1, pixels.ndim - 1, *range(2, pixels.ndim - 1))
+            self._moves.convert(device, split[(slice(None), slice(None), *place)], pixels)
 
     def _layout(self, problem: ConvProblem, device: Any, packed: bool) -> WorkspaceLayout:
         merged = _merged(problem)
@@ -110,14 +119,12 @@ def merged_problem(problem: ConvProblem) -> ConvProblem | None:
         return None
     axes = []
     for axis in problem.geometry.axes:
-        first, *others = axis_phases(axis) if axis.stride == axis.kernel <= axis.size else (None,)
-        if first is None or first.axis is None or first.axis.kernel != 1:
+        tiled = axis.kernel == axis.stride <= axis.size and 1 in (axis.kernel, axis.dilation)
+        classes = phase_classes(axis) if tiled else ()
+        # The tap of each phase is its own number, so that taps in order are pixels in order.
+        if len(classes) != 1 or classes[0].count != axis.stride or axis.pad_before % axis.stride:
             return None
-        for number, phase in enumerate((first, *others)):
-            # The tap of each phase is its own number, so that taps in order are pixels in order.
-            if phase is None or (phase.axis, phase.outputs, phase.taps.start) != (first.axis, first.outputs, number):
-                return None
-        axes.append(first.axis)
+        axes.append(classes[0].axis)
     return replace(
         problem,
         direction="forward",

@@ -1,14 +1,15 @@
-"""The definition of pooling: NumPy, tap by tap and sample by sample; averages and gradients in float64.
+"""The definition of pooling: NumPy, tap by tap and block by block; averages and gradients in float64.
 
-A tap is one slice of the input for all windows at once: pixel ``p * stride + t * dilation - pad`` for window p.
+A tap is one slice of the input for all windows at once: pixel ``p * stride + t * dilation - pad`` for window p. What
+NumPy makes on the way is of one block of the result, whatever the size of the whole.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -16,13 +17,18 @@ from stridekit.backends.reference import ReferenceDevice
 from stridekit.geometry import AxisGeometry
 from stridekit.pool_problem import PoolProblem
 
+BLOCK = 4096
+"""Elements of the result at once: what is made on the way takes some 200 KiB, beside all memory that is planned."""
+
+Block: TypeAlias = tuple[slice, ...]
+"""Channels and pixels of one sample."""
+
 
 class Tap(NamedTuple):
-    """One tap, for the windows in which it lies inside the input: those windows, its pixels, their flat positions."""
+    """One tap, for the windows in which it lies inside the input: those windows, and its pixels."""
 
     windows: tuple[slice, ...]
     pixels: tuple[slice, ...]
-    positions: np.ndarray
 
 
 def pool(
@@ -34,80 +40,121 @@ def pool(
 ) -> None:
     """Compute `problem`, as `stridekit.pool_plan.Pooling` says."""
     with np.errstate(all="ignore"):
-        for n in range(problem.batch):
+        for n, block in itertools.product(range(problem.batch), blocks(problem.result_shape[1:])):
             numbers = None if indices is None else indices[n]
             if problem.operation == "max" and problem.direction == "forward":
-                largest, found = _max(problem, source[n])
+                largest, found = _max(problem, source[n], block)
                 if numbers is not None:
-                    numbers[...] = found
+                    numbers[block] = found
                 if target is not None:
-                    target[n] = largest
+                    target[n][block] = largest
             elif target is not None and problem.direction == "forward":
-                target[n] = _sum(problem, source[n]) / np.maximum(divisors(problem), 1)
+                target[n][block] = _sum(problem, source[n], block) / np.maximum(divisors(problem, block[1:]), 1)
             elif target is not None:
-                target[n] = _spread(problem, source[n], numbers)
+                target[n][block] = _spread(problem, source[n], numbers, block)
 
 
-def taps(problem: PoolProblem) -> Iterator[Tap]:
-    """Yield the taps in order, the last axis fastest; those inside the input of no window are left out."""
-    for offsets in itertools.product(*(range(axis.kernel) for axis in problem.geometry.axes)):
-        runs = [_run(axis, t) for axis, t in zip(problem.geometry.axes, offsets, strict=True)]
-        if all(windows.start < windows.stop for windows, _ in runs):
-            pixels = tuple(pixels for _, pixels in runs)
-            rows = [np.arange(axis.size)[own] for axis, own in zip(problem.geometry.axes, pixels, strict=True)]
-            positions = np.ravel_multi_index(np.ix_(*rows), problem.geometry.input_size).astype(np.int64)
-            yield Tap(tuple(windows for windows, _ in runs), pixels, positions)
+def blocks(shape: tuple[int, ...]) -> Iterator[Block]:
+    """Cut a shape into blocks of at most `BLOCK` elements, the last axes whole as far as they fit."""
+    cuts = []
+    for axis, size in enumerate(shape):
+        step = max(1, BLOCK // max(1, math.prod(shape[axis + 1 :])))
+        cuts.append([slice(start, min(start + step, size)) for start in range(0, size, step)])
+    return itertools.product(*cuts)
 
 
-def _run(axis: AxisGeometry, tap: int) -> tuple[slice, slice]:
-    """Return for which windows a tap lies inside the input, and which pixels these are."""
+def taps(problem: PoolProblem, windows: Sequence[slice], pixels: Sequence[slice]) -> Iterator[Tap]:
+    """Yield the taps in order, the last axis fastest, by which these windows read these pixels."""
+    axes = list(zip(problem.geometry.axes, windows, pixels, strict=True))
+    runs = ([(_run(axis, tap, own, read), tap) for tap in _reaching(axis, own, read)] for axis, own, read in axes)
+    for found in itertools.product(*runs):
+        if all(own.start < own.stop for (own, _), _ in found):
+            yield Tap(tuple(own for (own, _), _ in found), tuple(read for (_, read), _ in found))
+
+
+def _reaching(axis: AxisGeometry, windows: slice, pixels: slice) -> Sequence[int]:
+    """Return the taps among which are all by which some of these windows reads some of these pixels."""
+    if axis.kernel <= axis.size:
+        return _between(axis, windows.start, windows.stop - 1, pixels)
+    # Those of a longer kernel that lie in the padding of every window are not visited one by one.
+    each = (_between(axis, window, window, pixels) for window in range(windows.start, windows.stop))
+    return sorted(set(itertools.chain.from_iterable(each)))
+
+
+def _between(axis: AxisGeometry, window: int, last_window: int, pixels: slice) -> range:
+    first = -(-(pixels.start + axis.pad_before - last_window * axis.stride) // axis.dilation)
+    last = (pixels.stop - 1 + axis.pad_before - window * axis.stride) // axis.dilation
+    return range(max(0, first), min(axis.kernel, last + 1))
+
+
+def _run(axis: AxisGeometry, tap: int, windows: slice, pixels: slice) -> tuple[slice, slice]:
+    """Return which of the windows have this tap among the pixels, and which pixels these are."""
     offset = tap * axis.dilation - axis.pad_before
-    first = max(0, -(offset // axis.stride))
-    stop = min(axis.output_size, (axis.size - 1 - offset) // axis.stride + 1)
+    first = max(windows.start, -((offset - pixels.start) // axis.stride))
+    stop = min(windows.stop, (pixels.stop - 1 - offset) // axis.stride + 1)
     begin = first * axis.stride + offset
     return slice(first, stop), slice(begin, begin + max(stop - first, 0) * axis.stride, axis.stride)
 
 
-def divisors(problem: PoolProblem) -> np.ndarray:
-    """Return how many pixels each window counts, shape of the output's pixels; 0 where it counts none."""
+def _within(places: Sequence[slice], block: Block) -> Block:
+    """Return places of the whole as places of a block, with all its channels."""
+    moved = (
+        slice(own.start - part.start, own.stop - part.start, own.step)
+        for own, part in zip(places, block[1:], strict=True)
+    )
+    return (slice(None), *moved)
+
+
+def _whole(sizes: Sequence[int]) -> list[slice]:
+    return [slice(0, size) for size in sizes]
+
+
+def divisors(problem: PoolProblem, windows: Sequence[slice]) -> np.ndarray:
+    """Return how many pixels each of these windows counts; 0 where it counts none."""
     counts = []
-    for axis, (low, high) in zip(problem.geometry.axes, problem.counted, strict=True):
-        windows, offsets = np.arange(axis.output_size)[:, None], np.arange(axis.kernel)[None]
-        positions = windows * axis.stride - axis.pad_before + offsets * axis.dilation
-        counts.append(((positions >= low) & (positions < high)).sum(axis=1))
+    for axis, (low, high), own in zip(problem.geometry.axes, problem.counted, windows, strict=True):
+        start = np.arange(own.start, own.stop) * axis.stride - axis.pad_before
+        first = np.maximum(-((start - low) // axis.dilation), 0)
+        stop = np.minimum(-((start - high) // axis.dilation), axis.kernel)
+        counts.append(np.maximum(stop - first, 0))
     return np.asarray(math.prod(np.ix_(*counts)), np.float64)
 
 
-def _max(problem: PoolProblem, sample: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _positions(problem: PoolProblem, pixels: Sequence[slice]) -> np.ndarray:
+    """Return the flat positions of pixels in the input."""
+    rows = [np.arange(own.start, own.stop, own.step) for own in pixels]
+    return np.ravel_multi_index(np.ix_(*rows), problem.geometry.input_size).astype(np.int64)
+
+
+def _max(problem: PoolProblem, sample: np.ndarray, block: Block) -> tuple[np.ndarray, np.ndarray]:
     """Return the largest pixel of each window and where it lies: a NaN before all else, the first of equals."""
-    shape = problem.output_shape[1:]
+    shape = [part.stop - part.start for part in block]
     largest, found = np.full(shape, -np.inf, sample.dtype), np.full(shape, -1, np.int64)
-    for tap in taps(problem):
-        at = (slice(None), *tap.windows)
-        value, best = sample[(slice(None), *tap.pixels)], largest[at]
+    for tap in taps(problem, block[1:], _whole(problem.geometry.input_size)):
+        at = _within(tap.windows, block)
+        value, best = sample[(block[0], *tap.pixels)], largest[at]
         better = (found[at] < 0) | (value > best) | (np.isnan(value) & ~np.isnan(best))
         largest[at] = np.where(better, value, best)
-        found[at] = np.where(better, tap.positions, found[at])
+        found[at] = np.where(better, _positions(problem, tap.pixels), found[at])
     return largest, found
 
 
-def _sum(problem: PoolProblem, sample: np.ndarray) -> np.ndarray:
-    total = np.zeros(problem.output_shape[1:])
-    for tap in taps(problem):
-        total[(slice(None), *tap.windows)] += sample[(slice(None), *tap.pixels)].astype(np.float64)
+def _sum(problem: PoolProblem, sample: np.ndarray, block: Block) -> np.ndarray:
+    total = np.zeros([part.stop - part.start for part in block])
+    for tap in taps(problem, block[1:], _whole(problem.geometry.input_size)):
+        total[_within(tap.windows, block)] += sample[(block[0], *tap.pixels)].astype(np.float64)
     return total
 
 
-def _spread(problem: PoolProblem, gradient: np.ndarray, indices: np.ndarray | None) -> np.ndarray:
+def _spread(problem: PoolProblem, gradient: np.ndarray, indices: np.ndarray | None, block: Block) -> np.ndarray:
     """Give each window's gradient to the pixel of its index, or in equal parts to all its pixels."""
-    total = np.zeros(problem.input_shape[1:])
-    share: Any = gradient.astype(np.float64)
-    if indices is None:
-        share /= np.maximum(divisors(problem), 1)
-    for tap in taps(problem):
-        at, pixels = (slice(None), *tap.windows), (slice(None), *tap.pixels)
+    total = np.zeros([part.stop - part.start for part in block])
+    for tap in taps(problem, _whole(problem.geometry.output_size), block[1:]):
+        at = (block[0], *tap.windows)
+        share = gradient[at].astype(np.float64)
         if indices is None:
-            total[pixels] += share[at]
+            share /= np.maximum(divisors(problem, tap.windows), 1)
         else:
-            total[pixels] += np.where(indices[at] == tap.positions, share[at], 0.0)
+            share = np.where(indices[at] == _positions(problem, tap.pixels), share, 0.0)
+        total[_within(tap.pixels, block)] += share
     return total

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+import os
 import re
 import tempfile
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
 from stridekit.arguments import printable, shown
 from stridekit.errors import ShapeError, StridekitError
+from stridekit.files import open_regular
+from stridekit.limits import check_memory
 from stridekit.padding import PADDING_NAMES, Padding
 from stridekit.vram import parse_bytes
 
@@ -102,12 +107,14 @@ def parse_amount(name: str, text: str) -> int:
 def load_weights(path: Path) -> np.ndarray:
     """Load weights, shape (K, C, R, S), from a ``.npy`` file; nothing pickled is ever unpacked."""
     try:
-        with path.open("rb") as file:
+        with open_regular(path) as file:
             if file.read(len(_NPY_MAGIC)) != _NPY_MAGIC:
                 raise ArgumentError(f"--weights {printable(str(path))}: not a .npy file; save one with numpy.save")
             file.seek(0)
+            _check_npy_size(path, file)
+            file.seek(0)
             weight: np.ndarray = np.load(file, allow_pickle=False)
-    except ArgumentError:
+    except StridekitError:
         raise
     except FileNotFoundError:
         raise ArgumentError(f"--weights {printable(str(path))}: no such file") from None
@@ -120,6 +127,19 @@ def load_weights(path: Path) -> np.ndarray:
             ) from None
         raise ArgumentError(f"--weights {printable(str(path))}: damaged .npy file ({error})") from None
     return weight
+
+
+def _check_npy_size(path: Path, file: BinaryIO) -> None:
+    """Refuse a file whose header promises more than it holds, or more than memory does."""
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, dtype = read(file)
+    promised, held = math.prod(shape) * dtype.itemsize, os.fstat(file.fileno()).st_size - file.tell()
+    if promised > held and not dtype.hasobject:
+        raise ArgumentError(
+            f"--weights {path}: damaged .npy file (its header says {shape} of {dtype}, {promised} bytes; {held} follow)"
+        )
+    check_memory(f"--weights {path}", promised)
 
 
 def check_writable_folder(name: str, path: Path) -> None:

@@ -252,6 +252,7 @@ def info() -> None:
     from importlib.metadata import version
 
     from stridekit.backends import backend_status
+    from stridekit.caching import cache_fault
     from stridekit.compare import choose_device
 
     typer.echo(f"stridekit {stridekit.__version__}, Python {platform.python_version()}, {platform.platform()}")
@@ -263,7 +264,8 @@ def info() -> None:
         if status.versions:
             typer.echo(f"  versions: {', '.join(f'{name} {number}' for name, number in status.versions.items())}")
         if status.cache_dir:
-            typer.echo(f"  cache:    {printable(status.cache_dir)}")
+            fault = cache_fault()
+            typer.echo(f"  cache:    {printable(status.cache_dir)}" + (f", not used: {fault}" if fault else ""))
     asked = os.environ.get("STRIDEKIT_BACKEND")
     typer.echo(f"\nSTRIDEKIT_BACKEND is {printable(asked) if asked else 'not set'}")
     device = choose_device()

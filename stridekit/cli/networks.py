@@ -133,22 +133,26 @@ def _where(device: str | None, backend: str) -> tuple[str, dict[str, Any]]:
 
 def _measure(network: Any, batch: int, dtype: str, optimizer: str | None, backend: str) -> dict[str, Any]:
     """Run once to warm up and measure memory, once for the time."""
+    import math
     import time
 
     import numpy as np
 
     from stridekit import vram
     from stridekit.arrays import numpy_dtype
+    from stridekit.limits import check_memory
 
     rng = np.random.default_rng(0)
     kind = numpy_dtype(dtype)
-    given = {
-        layer.name: rng.standard_normal(
-            (batch * network.features[layer.name].samples, *network.features[layer.name].shape), np.float32
-        ).astype(kind)
+    shapes = {
+        layer.name: (batch * feature.samples, *feature.shape)
         for layer in network.inputs
+        for feature in (network.features[layer.name],)
     }
+    # First the parameters: whether memory holds them is known before anything is drawn.
     network = network.astype(dtype) if network.has_parameters else network.initialize(dtype=dtype)
+    check_memory("the input", sum(map(math.prod, shapes.values())) * (4 + kind.itemsize))
+    given = {name: rng.standard_normal(shape, np.float32).astype(kind) for name, shape in shapes.items()}
     if optimizer is None:
         call = partial(network.run, given, backend=backend)
     else:

@@ -15,6 +15,7 @@ import numpy as np
 
 from stridekit.arguments import as_int, per_axis
 from stridekit.arrays import dtype_name, numpy_dtype
+from stridekit.limits import check_memory
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma. Source: ITU-R BT.601-7, section 2.5.1."""
@@ -95,6 +96,8 @@ def filter_bank(
     count, channels = as_int("filters", filters, 1), as_int("in_channels", in_channels, 1)
     rows, columns = per_axis("kernel_size", kernel_size, 2)
     target = numpy_dtype(dtype_name("dtype", dtype))
+    # Each filter by itself, all of them in a stack, and those of every channel before they are cast.
+    check_memory(f"a bank of {count} filters", count * rows * columns * 8 * (2 + 2 * channels))
     planes = [_gaussian(rows, columns), *_sobels(rows, columns)][:count]
     planes += _gabors(rows, columns, count - len(planes))
     mix = np.array(LUMA) if channels == 3 else np.full(channels, 1 / channels)

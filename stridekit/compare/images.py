@@ -14,8 +14,10 @@ import numpy as np
 
 from stridekit.arguments import as_path, per_axis, printable
 from stridekit.arrays import dtype_name, numpy_dtype
-from stridekit.errors import ImageError, MissingExtraError
+from stridekit.errors import ImageError, MissingExtraError, StridekitError
 from stridekit.extras import extra
+from stridekit.files import open_regular
+from stridekit.limits import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -70,11 +72,13 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
             # no concern of the pixels. What it thinks an attack, it still raises.
             warnings.simplefilter("ignore")
             # Through an open file: by name Pillow maps an uncompressed TIFF into memory, and turns its rows wrongly.
-            with open(path, "rb") as file, Image.open(file) as picture:
+            with open_regular(path) as file, Image.open(file) as picture:
+                # As read, in three colours and an alpha, and as float64 while it is scaled.
+                check_memory(f"{name}, {picture.width} x {picture.height} pixels,", 32 * picture.width * picture.height)
                 grey = picture.mode in _GREY_MODES or _rawmode(picture) == "LA;16B"
                 clear = _clear_value(picture)
                 pixels = _pixels(ImageOps.exif_transpose(picture), clear, grey, name)
-    except ImageError:
+    except StridekitError:
         raise
     except FileNotFoundError:
         raise ImageError(f"{name}: no such file") from None
@@ -85,7 +89,9 @@ def load_image(path: str | os.PathLike[str], *, dtype: Any = "float32") -> np.nd
     except UnidentifiedImageError:
         raise ImageError(f"{name}: not a picture that Pillow can read") from None
     except Exception as error:  # Pillow's decoders raise SyntaxError, struct.error, EOFError ... on damaged files.
-        raise ImageError(f"{name}: cannot be read as a picture ({error})") from error
+        raise ImageError(
+            f"{name}: cannot be read as a picture ({getattr(error, 'strerror', None) or error})"
+        ) from error
     return np.ascontiguousarray(pixels.transpose(2, 0, 1)[None].astype(target))
 
 
@@ -131,6 +137,7 @@ def zone_plate(size: int | Sequence[int] = 512, *, dtype: Any = "float32") -> np
     (1, 1, 64, 64)
     """
     rows, columns = per_axis("size", size, 2)
+    check_memory(f"a zone plate of {rows} x {columns} pixels", 32 * rows * columns)
     y = np.arange(rows) - (rows - 1) / 2
     x = np.arange(columns) - (columns - 1) / 2
     plane = 0.5 + 0.5 * np.cos(np.pi * (y[:, None] ** 2 / rows + x[None, :] ** 2 / columns))

@@ -15,7 +15,8 @@ from stridekit.backends import memory_of
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
-from stridekit.memory import Memory, uploaded
+from stridekit.limits import check_memory
+from stridekit.memory import HOST, Memory, uploaded
 from stridekit.plan import PackedWeight, Plan
 
 Stride: TypeAlias = tuple[int, ...]
@@ -79,6 +80,15 @@ class StrideRun:
         """Execute, and return how long it took."""
         # Into the output of the warm-up: else the page faults of fresh memory would be timed, not the convolution.
         return self.memory.seconds(partial(self.plan.execute, self.pixels, self.packed, out=self.output))
+
+
+def check_room(plans: Collection[Plan]) -> None:
+    """Refuse a comparison whose responses, which are all kept until the end, main memory does not hold."""
+    usages = [vram.estimate(plan, packed=True) for plan in plans if memory_of(plan.backend, plan.device) is HOST]
+    kept = sum(usage.output + usage.weight for usage in usages)
+    filters = max((plan.problem.out_channels for plan in plans), default=0)
+    largest = max((usage.peak for usage in usages), default=0)
+    check_memory(f"a comparison of {filters} filters, stride by stride,", kept + largest)
 
 
 def warm_up(

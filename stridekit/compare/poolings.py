@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, TypeAlias
 
 from stridekit import vram
 from stridekit.arrays import Array, itemsize
 from stridekit.backends import Device
 from stridekit.blurring import blur_pool2d, blur_pool_grad
+from stridekit.concurrency import cached_property
 from stridekit.plan import Plan
 from stridekit.planning import plan_conv
 from stridekit.pool import avg_pool2d, max_pool2d

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import partial
 from typing import TypeAlias
 
 import numpy as np
@@ -16,6 +16,7 @@ from stridekit.compare.comparison import AlternativeRow, Cost
 from stridekit.compare.measuring import Progress, Stride, StrideRun, take_turns
 from stridekit.compare.poolings import Memory, Pooling, memory_of
 from stridekit.compare.units import format_stride
+from stridekit.concurrency import cached_property
 from stridekit.memory import uploaded
 from stridekit.plan import Plan
 from stridekit.planning import choose_plan

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from stridekit import vram
-from stridekit.arguments import as_flag, as_int, printable, shown
+from stridekit.arguments import as_flag, as_int, per_axis, printable, shown
 from stridekit.arrays import Array
 from stridekit.backends import load_backend, preferred_backend
 from stridekit.compare.advice import recommend, typical_use, warnings_about
@@ -23,9 +24,19 @@ from stridekit.compare.inputs import (
     checked_share,
     checked_strides,
 )
-from stridekit.compare.measuring import BASELINE, Progress, Stride, StrideRun, spectra_of, take_turns, warm_up
+from stridekit.compare.measuring import (
+    BASELINE,
+    Progress,
+    Stride,
+    StrideRun,
+    check_room,
+    spectra_of,
+    take_turns,
+    warm_up,
+)
 from stridekit.compare.shrinking import measure_alternatives
 from stridekit.errors import ShapeError
+from stridekit.limits import MOST_REPEATS, MOST_STRIDES
 from stridekit.padding import Padding
 from stridekit.plan import Plan
 from stridekit.planning import asked_backend, plan_conv
@@ -119,8 +130,12 @@ def compare_strides(
     [(32, 32), (32, 64)]
     """
     asked = checked_strides(strides)
+    if len(asked) > MOST_STRIDES:
+        raise ShapeError(f"strides holds {len(asked)} different ones; at most {MOST_STRIDES} are compared at once")
     max_aliased_energy = checked_share("max_aliased_energy", max_aliased_energy)
     repeats = None if repeats is None else as_int("repeats", repeats, 1)
+    if repeats is not None and repeats > MOST_REPEATS:
+        raise ShapeError(f"repeats is {repeats}; wanted at least 1 and at most {MOST_REPEATS}")
     backward = as_flag("backward", backward)
     if name is not None and not isinstance(name, str):
         raise ShapeError(f"name is {shown(name)}; wanted a str")
@@ -132,18 +147,14 @@ def compare_strides(
     dtype = checked_dtype(dtype)
     device = choose_device(backend)
     pixels = checked_pixels(image, dtype, weighted=weight is not None)
+    planned = partial(plan_conv, pixels.shape, dtype=dtype, padding=padding, backend=device.backend)
+    if weight is None and as_int("filters", filters) > 0:
+        # What the filters come to is known before there are any.
+        taps = per_axis("kernel_size", kernel_size, 2)
+        check_room([planned((filters, pixels.shape[1], *taps), stride=BASELINE)])
     bank = checked_bank(weight, filters, kernel_size, pixels.shape[1], dtype)
-    plans = {
-        stride: plan_conv(
-            pixels.shape,
-            bank.weight.shape,
-            dtype=dtype,
-            stride=stride,
-            padding=padding,
-            backend=device.backend,
-        )
-        for stride in dict.fromkeys((BASELINE, *asked))
-    }
+    plans = {stride: planned(bank.weight.shape, stride=stride) for stride in dict.fromkeys((BASELINE, *asked))}
+    check_room(plans.values())
     report = progress or _silent
     runs = warm_up(plans, pixels, bank.weight, report)
     # The spectrum comes before the clock: it is where a response that overflowed its dtype is found.

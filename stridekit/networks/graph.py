@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, Self
 
 from stridekit.arguments import as_flag, as_int, counted, items_of, shown
 from stridekit.arrays import dtype_name, numpy_dtype, shape_of
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import NetworkError
 from stridekit.networks.initializing import draw
 from stridekit.networks.layers import Feature, InputSize, Layer, features_of, input_shape, resolved
 from stridekit.networks.operations import Input, Shape
 
 
-class Graph:
+class Graph(Remembering):
     """Layers and their parameters: what `stridekit.networks.Network` is made of.
 
     Attributes
@@ -65,6 +65,10 @@ class Graph:
         self._check_parameters()
         self.optimizers: dict[str, Any] = {}
         self.programs: dict[Any, Any] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Programs hold memory plans and steps of this process, which are made again where the network runs.
+        return {**super().__getstate__(), "programs": {}}
 
     # Sizes.
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from stridekit.limits import check_memory
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import ConvTranspose, Scale
 
@@ -18,6 +19,13 @@ def draw(layers: Sequence[Layer], seed: int, dtype: np.dtype[Any]) -> dict[str, 
     Weights of products are normal with variance ``2 / fan_in``; source: K. He, X. Zhang, S. Ren and J. Sun, "Delving
     Deep into Rectifiers", ICCV 2015, equation 10.
     """
+    owned = [layer.operation for layer in layers if layer.shares is None]
+    shapes = [
+        s for operation in owned for s in (*operation.parameter_shapes().values(), *operation.buffer_shapes().values())
+    ]
+    # One of them is twice there while it is scaled and cast.
+    numbers = sum(map(math.prod, shapes)) + 2 * max(map(math.prod, shapes), default=0)
+    check_memory("the parameters of the network", numbers * max(dtype.itemsize, 4))
     rng = np.random.default_rng(seed)
     drawn: dict[str, np.ndarray] = {}
     for layer in layers:

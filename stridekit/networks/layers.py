@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 from stridekit.arguments import as_int, is_int, items_of, shown
 from stridekit.errors import NetworkError, ShapeError, StridekitError
+from stridekit.limits import LARGEST_FEATURE
 from stridekit.networks.operations import Input, Operation, Shape
 
 InputSize: TypeAlias = int | Sequence[int] | None
@@ -142,12 +144,14 @@ def features_of(layers: tuple[Layer, ...]) -> dict[str, Feature]:
 def _feature(layer: Layer, before: dict[str, Feature]) -> Feature:
     operation = layer.operation
     try:
+        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
+        if math.prod(shape) > LARGEST_FEATURE:
+            raise ShapeError(f"it gives {shape}, more numbers than the {LARGEST_FEATURE} that a sample can have")
         if isinstance(operation, Input):
-            return Feature(operation.output_shape(()), operation.samples)
+            return Feature(shape, operation.samples)
         read = [before[name] for position, name in enumerate(layer.inputs) if operation.reads(position)]
         if len({feature.samples for feature in read}) > 1:
             raise ShapeError("its inputs have different numbers of samples")
-        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
         return Feature(shape, read[0].samples)
     except StridekitError as error:
         raise _at(layer, error) from None

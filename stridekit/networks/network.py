@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stridekit.arguments import as_int, as_path, shown
 from stridekit.arrays import Array
+from stridekit.backends import Device
 from stridekit.errors import NetworkError
+from stridekit.networks.execution import NetworkVram, Optimizer, predict_vram, run, train_step
+from stridekit.networks.execution.fitting import largest_batch
+from stridekit.networks.execution.optimizers import optimizer_called
 from stridekit.networks.from_onnx import network_of_onnx
 from stridekit.networks.from_torch import network_of_torch
 from stridekit.networks.graph import Graph
@@ -16,10 +20,6 @@ from stridekit.networks.layers import InputSize
 from stridekit.networks.summary import Summary, summarize
 from stridekit.networks.toml_files import parse_toml, read_toml
 from stridekit.vram import parse_bytes
-
-if TYPE_CHECKING:
-    from stridekit.backends import Device
-    from stridekit.networks.execution import NetworkVram, Optimizer
 
 
 class Network(Graph):
@@ -180,8 +180,6 @@ class Network(Graph):
         >>> usage.parameter_gradients <= usage.arena < usage.peak
         True
         """
-        from stridekit.networks.execution import predict_vram
-
         return predict_vram(
             self,
             input_size=input_size,
@@ -226,7 +224,6 @@ class Network(Graph):
         >>> net.vram(batch, training=True, device="H200").peak <= 2**31
         True
         """
-        from stridekit.networks.execution.fitting import largest_batch
 
         def peak(batch: int) -> int:
             return self.vram(
@@ -270,8 +267,6 @@ class Network(Graph):
         >>> sk.networks.load("textcnn").run(np.zeros((2, 300, 20), np.float32)).shape
         (2, 2)
         """
-        from stridekit.networks.execution import run
-
         return run(self, x, backend)
 
     def train_step(
@@ -314,9 +309,6 @@ class Network(Graph):
         >>> losses[-1] < losses[0]
         True
         """
-        from stridekit.networks.execution import train_step
-        from stridekit.networks.execution.optimizers import optimizer_called
-
         chosen = optimizer
         if isinstance(chosen, str):
             chosen = self.optimizers.setdefault(chosen, optimizer_called(chosen))

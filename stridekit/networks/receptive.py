@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
+from stridekit.errors import NetworkError
+from stridekit.limits import LARGEST_FIELD_BITS
 from stridekit.networks.operations import Input, Reach
 from stridekit.networks.operations.base import FIRST_PIXEL
 
@@ -33,6 +35,12 @@ class AxisField:
     def size(self) -> int:
         """Pixels; after an upsampling, at most so many."""
         return math.floor(self.last - self.first) + 1
+
+    @property
+    def bits(self) -> int:
+        """Bits of the longest number in it: strides multiply from layer to layer."""
+        numbers = (number for each in (self.first, self.last, self.stride) for number in each.as_integer_ratio())
+        return max(map(int.bit_length, numbers))
 
     def padding(self, outputs: int, pixels: int) -> tuple[int, int]:
         """Return how far the fields of the first and the last of `outputs` pixels reach beyond the input's `pixels`."""
@@ -55,7 +63,13 @@ def axis_fields(network: Graph) -> dict[str, Fields | None]:
     """Return what an output pixel of each layer depends on, along each axis; None where that is everything."""
     found: dict[str, Fields | None] = {}
     for layer in network.layers:
-        found[layer.name] = _of_layer(network, layer, found)
+        fields = found[layer.name] = _of_layer(network, layer, found)
+        if any(field.bits > LARGEST_FIELD_BITS for field in fields or ()):
+            raise NetworkError(
+                f"layer {layer.name!r}: what its pixels depend on takes numbers of over {LARGEST_FIELD_BITS} bits: "
+                "the strides before it multiply to more than any image has pixels",
+                layer=layer.name,
+            )
     return found
 
 

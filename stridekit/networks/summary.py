@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from stridekit.arrays import dtype_name, itemsize
+from stridekit.concurrency import cached_property
 from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 

@@ -5,6 +5,7 @@ The format is described in the README, and the files in ``presets`` are examples
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from collections.abc import Iterator
@@ -14,10 +15,12 @@ from typing import Any, NoReturn
 
 from stridekit.arguments import printable
 from stridekit.errors import NetworkError
+from stridekit.files import open_regular
+from stridekit.limits import DEEPEST_BLOCKS, LONGEST_NAME, MOST_LAYERS, MOST_TOML_BYTES, MOST_VALUES
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import FUNCTIONS, OPERATIONS, Activation, Operation
-from stridekit.networks.toml_lines import line_of
+from stridekit.networks.toml_lines import line_of, too_much
 
 _TOP_KEYS = ("name", "source", "outputs", "layers", "blocks")
 _BLOCK_KEYS = ("defaults", "layers")
@@ -25,8 +28,6 @@ _LAYER_KEYS = ("name", "op", "inputs", "shares")
 _REPEAT_KEYS = ("repeat", "first")
 _FILLED_IN = ("kernel", "channels")
 """Fields that follow from the layer's inputs and cannot be given."""
-_DEEPEST = 16
-_MOST_LAYERS = 100_000
 
 
 def read_toml(path: Path) -> Graph:
@@ -39,21 +40,25 @@ def read_toml(path: Path) -> Graph:
     """
     name = printable(str(path))
     try:
-        text = path.read_text(encoding="utf-8")
+        with open_regular(path, most=MOST_TOML_BYTES) as file:
+            text = file.read().decode("utf-8").replace("\r\n", "\n")
     except FileNotFoundError:
         raise NetworkError(f"{name}: no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise NetworkError(f"{name}: cannot be read ({error})") from None
+        raise NetworkError(f"{name}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return parse_toml(text, name)
 
 
 def parse_toml(text: str, file: str = "network") -> Graph:
     """Read the text of a network file; `file` is its name in messages."""
+    line, trouble = too_much(text)
+    if trouble:
+        raise NetworkError(f"{file}:{line}: {trouble}")
     try:
         document = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        line = re.search(r"line (\d+)", str(error))
-        raise NetworkError(f"{file}:{line[1] if line else text.count(chr(10)) + 1}: not TOML: {error}") from None
+        found = re.search(r"line (\d+)", str(error))
+        raise NetworkError(f"{file}:{found[1] if found else text.count(chr(10)) + 1}: not TOML: {error}") from None
     return _Reader(text, file, document).network()
 
 
@@ -129,7 +134,7 @@ class _Reader:
         counts: dict[str, int] = {}
         for index, table in enumerate(written):
             place = _Place(scope.block, index)
-            table = {key: self._filled(key, value, scope, place) for key, value in table.items()}
+            table = {key: self._value(key, value, scope, place) for key, value in table.items()}
             op = table.get("op")
             if not isinstance(op, str):
                 self._fail("op", f"is {op!r}; wanted the name of an operation or a block", place=place)
@@ -167,13 +172,13 @@ class _Reader:
     ) -> str:
         """Write a block out, `repeat` times in a row; return the name of its last layer."""
         definition = self.document["blocks"][block]
-        if scope.depth >= _DEEPEST:
-            self._fail("op", f"block {block!r} uses itself, or blocks lie more than {_DEEPEST} deep", place=place)
+        if scope.depth >= DEEPEST_BLOCKS:
+            self._fail("op", f"block {block!r} uses itself, or blocks lie more than {DEEPEST_BLOCKS} deep", place=place)
         if len(inputs) != 1:
             self._fail("inputs", f"has {len(inputs)} names; a block has one input", place=place)
         repeat, first = table.get("repeat", 1), table.get("first", 0)
         for key, value, least in (("repeat", repeat, 1), ("first", first, 0)):
-            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= _MOST_LAYERS:
+            if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= MOST_LAYERS:
                 self._fail(key, f"is {value!r}; wanted an int of at least {least}", place=place)
         given = {key: value for key, value in table.items() if key not in (*_LAYER_KEYS, *_REPEAT_KEYS)}
         written = self._list(definition, block)
@@ -201,12 +206,18 @@ class _Reader:
         self, op: str, name: str, table: dict[str, Any], inputs: tuple[str, ...], scope: _Scope, place: _Place
     ) -> str:
         full = scope.prefix + name
+        if len(full) > LONGEST_NAME:
+            self._fail(
+                "name",
+                f"is {name[:20]!r}..., with its blocks of {len(full)} characters; at most {LONGEST_NAME}",
+                place=place,
+            )
         self.places[full] = place
         shares = table.get("shares")
         if shares is not None and not isinstance(shares, str):
             self._fail("shares", f"is {shares!r}; wanted the name of a layer", place=place)
-        if len(self.layers) >= _MOST_LAYERS:
-            self._fail("op", f"there are more than {_MOST_LAYERS} layers", place=place)
+        if len(self.layers) >= MOST_LAYERS:
+            self._fail("op", f"there are more than {MOST_LAYERS} layers, with the blocks written out", place=place)
         shared = None if shares is None else scope.names.get(shares, shares)
         self.layers.append(Layer(full, self._operation(op, table, place), inputs, shared))
         return full
@@ -233,6 +244,13 @@ class _Reader:
             if each.default is MISSING and key not in given:
                 self._fail("op", f"{op} wants {key}", place=place)
         return found(**preset, **{key: _tuples(value) for key, value in given.items()})
+
+    def _value(self, key: str, value: Any, scope: _Scope, place: _Place) -> Any:
+        """Return a layer's value, with those of the block filled in, which may be lists, too."""
+        filled = self._filled(key, value, scope, place)
+        if sum(1 for _ in itertools.islice(_leaves(filled), MOST_VALUES + 1)) > MOST_VALUES and key != "inputs":
+            self._fail(key, f"holds more than {MOST_VALUES} numbers and names", place=place)
+        return filled
 
     def _filled(self, key: str, value: Any, scope: _Scope, place: _Place) -> Any:
         """Put a block's values where the layer says ``"$name"``."""
@@ -281,6 +299,15 @@ def _references(value: Any) -> Iterator[str]:
             yield from _references(item)
     elif isinstance(value, str) and value.startswith("$"):
         yield value[1:]
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield what is in a list, and in the lists within it; a list with nothing in it counts as one."""
+    if isinstance(value, list) and value:
+        for item in value:
+            yield from _leaves(item)
+    else:
+        yield value
 
 
 def _strings(value: Any) -> bool:

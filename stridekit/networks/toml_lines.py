@@ -1,15 +1,49 @@
-"""Finding the line of a key in a network file: Python's TOML reader keeps none.
+"""Finding the line of a key in a network file, since Python's TOML reader keeps none; and what that reader cannot take.
 
-A scan by patterns, good enough to point a reader at the place: it takes a file that has been read as TOML already.
+A scan by patterns, good enough to point a reader at the place.
 """
 
 from __future__ import annotations
 
 import re
 
+from stridekit.limits import DEEPEST_TOML, LONGEST_NUMBER
+
 _SECTION = re.compile(r"^\s*\[{1,2}\s*([^\]\s]+)\s*\]{1,2}")
 _LIST = re.compile(r"(?<![\w.-])layers\s*=\s*\[")
 _TABLE = re.compile(r"^\s*\[\[[^\]]*\blayers\s*\]\]")
+_TOKEN = re.compile(
+    r'''(?P<part>(?!"""|\'\'\')(?:"(?:[^"\\\n]|\\.)*"|'[^'\n]*'|[\w+-]+))'''
+    r"""|(?P<dot>\.)|(?P<open>[\[{])|(?P<close>[\]}])|(?P<blank>[ \t]+|#[^\n]*)"""
+    r'''|(?P<long>"""(?:[^\\]|\\.)*?"{3,5}|\'\'\'.*?\'{3,5})|(?P<quote>["'])|(?P<other>[^\w"'.\[\]{}#+-])''',
+    re.DOTALL,
+)
+
+
+def too_much(text: str) -> tuple[int, str]:
+    """Return where and why a text nests deeper, or has longer keys and numbers, than its reader can take, or ``""``.
+
+    Python's takes a line for each bracket within brackets out of its stack, time with the square of a key's parts, and
+    no number of more than 4300 digits.
+    """
+    depth, parts = 0, 0
+    for token in _TOKEN.finditer(text):
+        kind = token.lastgroup
+        depth += (kind == "open") - (kind == "close")
+        parts = parts + 1 if kind == "dot" else parts if kind in ("part", "blank") else 0
+        trouble = ""
+        if depth > DEEPEST_TOML:
+            trouble = f"brackets lie more than {DEEPEST_TOML} deep"
+        elif parts >= DEEPEST_TOML:
+            trouble = f"a key has more than {DEEPEST_TOML} parts"
+        elif kind == "part" and len(token[0]) > LONGEST_NUMBER and token[0][0] in "+-0123456789":
+            trouble = f"a number has {len(token[0])} characters; at most {LONGEST_NUMBER} are read"
+        if trouble:
+            return text.count("\n", 0, token.start()) + 1, trouble
+        if kind == "quote":
+            # A string without an end: its reader says so.
+            break
+    return 0, ""
 
 
 def line_of(text: str, block: str | None, index: int | None, key: str | None) -> int:

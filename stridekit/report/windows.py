@@ -91,7 +91,7 @@ def _axis_text(axis: AxisGeometry, positions: range) -> str:
 def _axis_mark(axis: AxisGeometry, pixel: int) -> str:
     if not 0 <= pixel < axis.size:
         return PADDED
-    return PIXEL if axis.outputs_reading(pixel) else UNREAD
+    return PIXEL if axis.reading(pixel) else UNREAD
 
 
 def _window_text(axis: AxisGeometry, output: int, positions: range) -> str:

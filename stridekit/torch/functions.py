@@ -11,13 +11,15 @@ from torch import Tensor
 from stridekit.arguments import as_int, one_of, per_axis
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
 from stridekit.padding import PADDING_MODES, Padding, resolve_padding
+from stridekit.ranks import of_rank
 from stridekit.torch import operators
 
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _DEVICES = ("cpu", "cuda", "meta")
 
 
-def conv1d(
+def conv(
+    rank: int,
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None = None,
@@ -28,30 +30,15 @@ def conv1d(
     *,
     padding_mode: str = "zeros",
 ) -> Tensor:
-    """Correlate signals (N, C, W) or (C, W) with filters (K, C / groups, S): `conv2d` with one spatial axis."""
-    return convolve(1, input, weight, bias, stride, padding, dilation, groups, padding_mode)
-
-
-def conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: Padding = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-) -> Tensor:
-    """Correlate images with filters, as `torch.nn.functional.conv2d` does; differentiable any number of times.
+    """Correlate {things} with filters, as `torch.nn.functional` does; differentiable any number of times.
 
     Parameters
     ----------
-    input : Tensor, shape (N, C, H, W) or (C, H, W)
+    input : Tensor, shape (N, C, *spatial) or (C, *spatial)
         float16, bfloat16, float32 or float64, on the CPU or a CUDA device; its memory is read where it lies.
-    weight : Tensor, shape (K, C / groups, R, S)
+    weight : Tensor, shape (K, C / groups, *kernel)
     bias : Tensor, shape (K,), optional
-    stride, dilation : int or (rows, columns)
+    stride, dilation : int, or one per axis
     padding : int, one int or one (before, after) pair per axis, or a name
         As for `stridekit.conv2d`: ``"same"`` takes every stride.
     groups : int
@@ -59,7 +46,7 @@ def conv2d(
 
     Returns
     -------
-    Tensor, shape (N, K, P, Q) or (K, P, Q)
+    Tensor, shape (N, K, *output) or (K, *output)
         Channels-last in memory where the input is. Under `torch.autocast` of autocast's dtype.
 
     Raises
@@ -75,102 +62,6 @@ def conv2d(
     >>> y.shape, x.grad[0, 0, 6].tolist()
     (torch.Size([1, 8, 2, 2]), [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0])
     """
-    return convolve(2, input, weight, bias, stride, padding, dilation, groups, padding_mode)
-
-
-def conv3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: Padding = 0,
-    dilation: int | Sequence[int] = 1,
-    groups: int = 1,
-    *,
-    padding_mode: str = "zeros",
-) -> Tensor:
-    """Correlate volumes (N, C, D, H, W) or (C, D, H, W) with filters (K, C / groups, T, R, S), as `conv2d` does."""
-    return convolve(3, input, weight, bias, stride, padding, dilation, groups, padding_mode)
-
-
-def conv_transpose1d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    """Spread signals (N, C, W) or (C, W) by filters (C, K / groups, S), as `conv_transpose2d` does."""
-    return spread(1, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def conv_transpose2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    """Spread images by filters, as `torch.nn.functional.conv_transpose2d` does; `groups` stands before `dilation`.
-
-    Parameters
-    ----------
-    input : Tensor, shape (N, C, H, W) or (C, H, W)
-    weight : Tensor, shape (C, K / groups, R, S)
-    bias : Tensor, shape (K,), optional
-    stride, dilation : int or (rows, columns)
-    padding : int or (rows, columns)
-        Pixels taken off each side of the result.
-    output_padding : int or (rows, columns)
-        Pixels added after it; less than the larger of stride and dilation.
-    groups : int
-        Channels and filters fall into this many blocks that do not mix.
-
-    Returns
-    -------
-    Tensor, shape (N, K, P, Q) or (K, P, Q)
-
-    Examples
-    --------
-    >>> import torch, stridekit.torch
-    >>> stridekit.torch.conv_transpose2d(torch.ones(8, 7, 7), torch.ones(8, 3, 4, 4), stride=2, padding=1).shape
-    torch.Size([3, 14, 14])
-    """
-    return spread(2, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def conv_transpose3d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: int | Sequence[int] = 1,
-    padding: int | Sequence[int] = 0,
-    output_padding: int | Sequence[int] = 0,
-    groups: int = 1,
-    dilation: int | Sequence[int] = 1,
-) -> Tensor:
-    """Spread volumes (N, C, D, H, W) or (C, D, H, W) by filters (C, K / groups, T, R, S), as `conv_transpose2d`."""
-    return spread(3, input, weight, bias, stride, padding, output_padding, groups, dilation)
-
-
-def convolve(
-    rank: int,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    padding: Padding,
-    dilation: int | Sequence[int],
-    groups: int,
-    padding_mode: str,
-) -> Tensor:
-    """Convolve over `rank` spatial axes."""
     batched, input, weight, bias = _operands(rank, f"conv{rank}d", input, weight, bias)
     strides, dilations = _per_axis("stride", stride, rank), _per_axis("dilation", dilation, rank)
     pairs = resolve_padding(_one_for_all(padding, rank), input.shape[2:], weight.shape[2:], strides, dilations)
@@ -180,18 +71,41 @@ def convolve(
     return result if batched else result.squeeze(0)
 
 
-def spread(
+def conv_transpose(
     rank: int,
     input: Tensor,
     weight: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int],
-    output_padding: int | Sequence[int],
-    groups: int,
-    dilation: int | Sequence[int],
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
 ) -> Tensor:
-    """Convolve, transposed, over `rank` spatial axes."""
+    """Spread {things} by filters, as `torch.nn.functional` does; `groups` stands before `dilation`.
+
+    Parameters
+    ----------
+    input : Tensor, shape (N, C, *spatial) or (C, *spatial)
+    weight : Tensor, shape (C, K / groups, *kernel)
+    bias : Tensor, shape (K,), optional
+    stride, dilation : int, or one per axis
+    padding : int, or one per axis
+        Pixels taken off each side of the result.
+    output_padding : int, or one per axis
+        Pixels added after it; less than the larger of stride and dilation.
+    groups : int
+
+    Returns
+    -------
+    Tensor, shape (N, K, *output) or (K, *output)
+
+    Examples
+    --------
+    >>> import torch, stridekit.torch
+    >>> stridekit.torch.conv_transpose2d(torch.ones(8, 7, 7), torch.ones(8, 3, 4, 4), stride=2, padding=1).shape
+    torch.Size([3, 14, 14])
+    """
     batched, input, weight, bias = _operands(rank, f"conv_transpose{rank}d", input, weight, bias)
     strides, dilations = _per_axis("stride", stride, rank), _per_axis("dilation", dilation, rank)
     amounts = _per_axis("padding", padding, rank, minimum=0)
@@ -200,6 +114,10 @@ def spread(
     flat = [amount for amount in amounts for _ in range(2)]
     result = operators.conv_transpose(input, weight, bias, strides, flat, added, dilations, groups)
     return result if batched else result.squeeze(0)
+
+
+conv1d, conv2d, conv3d = (of_rank(conv, rank) for rank in (1, 2, 3))
+conv_transpose1d, conv_transpose2d, conv_transpose3d = (of_rank(conv_transpose, rank) for rank in (1, 2, 3))
 
 
 def _operands(

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from stridekit.arguments import per_axis
-from stridekit.torch.functions import convolve, spread
+from stridekit.torch.functions import conv, conv_transpose
 
 
 class _Convolution:
@@ -40,7 +40,7 @@ class _Convolution:
     padding_mode: str
 
     def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        return convolve(
+        return conv(
             len(self.kernel_size),
             input,
             weight,
@@ -49,7 +49,7 @@ class _Convolution:
             self.padding,
             self.dilation,
             self.groups,
-            self.padding_mode,
+            padding_mode=self.padding_mode,
         )
 
 
@@ -90,7 +90,9 @@ class _Transposed:
         added = self._output_padding(
             input, output_size, self.stride, self.padding, self.kernel_size, rank, self.dilation
         )
-        return spread(rank, input, self.weight, self.bias, self.stride, self.padding, added, self.groups, self.dilation)
+        return conv_transpose(
+            rank, input, self.weight, self.bias, self.stride, self.padding, added, self.groups, self.dilation
+        )
 
 
 class ConvTranspose1d(_Transposed, nn.ConvTranspose1d):

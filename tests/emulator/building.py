@@ -10,7 +10,7 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -78,7 +78,7 @@ def build(
         *("-x", "c++", str(source)),
     ]
     library = _cache() / f"{source.stem}-{flavour}-{_key(command, source, folders)}.so"
-    if library.exists():
+    if _own(library, stat.S_ISREG):
         return library
     # Two builders of one library each write a file of their own; the last rename wins, and both files are the same.
     descriptor, aside = tempfile.mkstemp(suffix=".so", prefix="building-", dir=library.parent)
@@ -87,6 +87,8 @@ def build(
         done = subprocess.run([*command, "-o", aside], capture_output=True, text=True, check=False)
         if done.returncode:
             raise RuntimeError(f"{' '.join(command)}\n{done.stderr}")
+        # The linker makes it anew, with the rights that the umask leaves.
+        os.chmod(aside, 0o700)
         os.replace(aside, library)
     finally:
         Path(aside).unlink(missing_ok=True)
@@ -97,11 +99,21 @@ def _cache() -> Path:
     chosen = os.environ.get("STRIDEKIT_EMULATOR_CACHE")
     folder = Path(chosen) if chosen else Path(tempfile.gettempdir()) / f"stridekit-emulator-{os.getuid()}"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    # What lies there is loaded into the process: in a folder that all may write to, it must be one's own.
-    state = folder.lstat()
-    if not chosen and (not stat.S_ISDIR(state.st_mode) or state.st_uid != os.getuid() or state.st_mode & 0o077):
-        raise RuntimeError(f"{folder} is not a folder of this user's alone; remove it or set STRIDEKIT_EMULATOR_CACHE")
+    # What lies there is loaded into the process: whoever else can write to it could run what they like.
+    if not _own(folder, stat.S_ISDIR):
+        raise RuntimeError(
+            f"{folder} is not a folder that this user alone can write to; remove it or set STRIDEKIT_EMULATOR_CACHE"
+        )
     return folder
+
+
+def _own(path: Path, is_kind: Callable[[int], bool]) -> bool:
+    """Say whether a file or folder is there, is the user's own, and nobody else can write to it."""
+    try:
+        state = path.lstat()
+    except FileNotFoundError:
+        return False
+    return is_kind(state.st_mode) and state.st_uid == os.getuid() and not state.st_mode & 0o022
 
 
 def _key(command: Sequence[str], source: Path, folders: Sequence[Path]) -> str:

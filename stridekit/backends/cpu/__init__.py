@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import pkgutil
 from functools import cache
 
 from stridekit import caching
@@ -12,20 +13,24 @@ from stridekit.backends.cpu.moving import HostMoves
 from stridekit.backends.cpu.phasing import JointInputGradient
 from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.processor import device as device
+from stridekit.backends.cpu.products import PlaneProduct, TurnedProduct, WindowProduct
+from stridekit.backends.cpu.scattering import ColumnsGradient
+from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.weights import RunTile
-from stridekit.backends.gradients import WeightGradient
-from stridekit.backends.patches import PatchGradient
+from stridekit.backends.gradients import InputGradient, WeightGradient
+from stridekit.concurrency import loaded, undisturbed
 from stridekit.memory import HOST, Memory
 
-_FORWARD, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
+_TILES, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
-    "forward": _FORWARD,
+    "forward": (*_TILES, WindowProduct(), PlaneProduct()),
     "input_grad": (
-        *(JointInputGradient(algorithm, _MOVES) for algorithm in _FORWARD),
-        *(PatchGradient(algorithm, _MOVES) for algorithm in _FORWARD),
+        *(JointInputGradient(algorithm, _MOVES) for algorithm in _TILES),
+        ColumnsGradient(_MOVES),
+        *(InputGradient(algorithm, _MOVES) for algorithm in (TurnedProduct(), PlaneProduct())),
     ),
-    "weight_grad": (WeightGradient(LanewiseTile()), RunTile()),
+    "weight_grad": (WeightGradient(LanewiseTile()), RunTile(), WindowGradient(), PlaneGradient()),
 }
 
 
@@ -33,10 +38,17 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
 def unavailable() -> str:
     """Return ``""`` if Numba can be imported, else why not and how to get it."""
     try:
-        import numba  # noqa: F401
+        loaded("numba")
     except Exception as error:
         return f"Numba cannot be imported ({error}); pip install --upgrade numba"
+    undisturbed(_load_kernels)
     return ""
+
+
+def _load_kernels() -> None:
+    """Import what needs Numba: what runs imports it later, where an interrupt or a fork could come in between."""
+    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+        importlib.import_module(module.name)
 
 
 def memory(device: CpuDevice) -> Memory:

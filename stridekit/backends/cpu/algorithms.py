@@ -1,4 +1,4 @@
-"""The algorithms of the cpu backend: two tiles, one loop nest."""
+"""The algorithms of the cpu backend that pack weights: three tiles, one loop nest."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from stridekit.backends.cpu.blocking import (
 )
 from stridekit.backends.cpu.jobs import (
     WORD_BYTES,
+    Counted,
     Job,
     Part,
     execute,
@@ -51,11 +52,14 @@ class TileAlgorithm:
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
         """Return the modelled time: every multiply-add of every tile, spare lanes and pixels included."""
         b = self.blocking(problem, device)
-        vectors = b.groups * b.vectors * problem.output_pixels * problem.batch
-        products = vectors * problem.taps * b.channels
+        weights = b.groups * b.vectors * problem.taps * b.channels
+        # Samples are counted one by one, though their weights are packed once: the choice, and with it the order of
+        # a sum, must not depend on the batch.
+        each = problem.output_pixels + _PACKING
         # A lanewise tile gathers a box for every block of filters, even where all read the same channel.
-        gathered = b.multiplier * problem.batch * math.prod(problem.geometry.input_size) * b.vectors
-        return (products + 4 * gathered * b.lanewise) / (VECTORS_PER_SECOND * device.threads)
+        gathered = 4 * b.multiplier * math.prod(problem.geometry.input_size) * b.vectors * b.lanewise
+        units = weights * each + gathered + _TURNING * turned_elements(problem) / b.lanes
+        return problem.batch * units / (VECTORS_PER_SECOND * device.threads)
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how wide the tile is."""
@@ -77,7 +81,7 @@ class TileAlgorithm:
         from stridekit.backends.cpu.packing import pack_weights
 
         words = words_of(type(self)._blocking, problem, device)
-        part = Part(problem, 0, (), 0, (), 0, _grouped_strides(problem, weight.strides))
+        part = Part(problem, 0, (), 0, (), 0, grouped_strides(problem, weight.strides))
         counter = np.zeros(1, np.int64)
         end = packed.nbytes - align(WORD_BYTES)
         packed[end:] = 0
@@ -86,10 +90,10 @@ class TileAlgorithm:
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
-        return self.workspace_together((problem,), device, packed=packed)
+        return self.workspace_together(((problem, 1),), device, packed=packed)
 
-    def workspace_together(self, problems: tuple[ConvProblem, ...], device: CpuDevice, *, packed: bool) -> int:
-        """Return the bytes of workspace of problems that are run together."""
+    def workspace_together(self, problems: Counted, device: CpuDevice, *, packed: bool) -> int:
+        """Return the bytes of workspace of problems that are run together, each so many times."""
         return layout_of(type(self)._blocking, problems, device, packed)[0].nbytes
 
     def job(self, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -> Job:
@@ -116,16 +120,20 @@ def _alone(
     out: tuple[int, ...],
 ) -> Job:
     """Prepare one problem, given the strides of its arrays; None for packed weights."""
-    part = Part(problem, 0, x, 0, out, 0, () if weight is None else _grouped_strides(problem, weight))
+    part = Part(problem, 0, x, 0, out, 0, () if weight is None else grouped_strides(problem, weight))
     return algorithm.job((part,), device, weight is None)
 
 
-def _grouped_strides(problem: ConvProblem, weight: tuple[int, ...]) -> tuple[int, ...]:
+def grouped_strides(problem: ConvProblem, weight: tuple[int, ...]) -> tuple[int, ...]:
     """Return the strides of weights ``(K, C / groups, *kernel)`` as a `Part` has them."""
     k, c, *kernel = weight
     return (problem.group_out_channels * k, k, c, *(0,) * (3 - len(kernel)), *kernel)
 
 
+_PACKING = 16
+"""What it takes to pack a vector of weights, in vectors of products; half of it, since they may come packed."""
+_TURNING = 6
+"""What it takes to turn a vector of planes into pixels, or back, in vectors of products."""
 VECTORS_PER_SECOND = 2.5e9
 """Multiply-adds of 256-bit vectors of float32 that one core does in a second, to order of magnitude."""
 
@@ -135,6 +143,14 @@ def no_half(problem: ConvProblem, device: CpuDevice) -> str:
     if problem.dtype == "float16" and not device.half:
         return "this processor has no instruction that converts float16 (F16C)"
     return ""
+
+
+def turned_elements(problem: ConvProblem) -> int:
+    """Return how many elements of one sample's input and output lie as planes, and have to become pixels."""
+    if problem.memory_order != "channels_first":
+        return 0
+    read = problem.in_channels * math.prod(problem.geometry.input_size)
+    return read + problem.out_channels * problem.output_pixels
 
 
 class BroadcastTile(TileAlgorithm):

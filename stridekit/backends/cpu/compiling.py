@@ -1,109 +1,43 @@
-"""How the cpu backend is compiled: Numba, without the interpreter lock, kept on disk under a hash.
+"""How the cpu backend is compiled: Numba, without the interpreter lock; its machine code is kept on disk.
 
-A cached file is loaded only if it carries the hash of its contents; anything else is compiled again. Files are
-written aside and renamed into place. A cache that cannot be read or written costs time, never an error.
+A file holds what the code was made from, its symbol and the code itself: plain bytes, of which nothing is unpickled.
+Only functions of integers are kept, known by their addresses, so nothing of Numba's own has to be rebuilt.
 """
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
-import pickle
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from threading import RLock
-from typing import Any
+from typing import Any, NamedTuple
 
+import llvmlite.binding as llvm
 import numba
 from numba import types
-from numba.core import caching
-from numba.core.ccallback import CFunc
 from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import cpu_target
+from numba.core.runtime import rtsys
 
 from stridekit.backends.cpu.processor import host
-from stridekit.caching import cache_dir, sealed, unsealed
+from stridekit.caching import cache_dir, read_own, sealed, unsealed, write_renamed
+from stridekit.concurrency import preparing, undisturbed
 
 
 @cache
-def _source_stamp() -> str:
-    """Return a hash of everything that compiled code depends on beside its own signature."""
-    digest = hashlib.sha256(repr((numba.__version__, host())).encode())
+def _stamp() -> str:
+    """Return a hash of everything that compiled code depends on beside its own function."""
+    target = cpu_target.target_context.codegen().magic_tuple()
+    versions = (numba.__version__, llvm.llvm_version_info, sys.version, numba.config.USING_SVML)
+    digest = hashlib.sha256(repr((versions, target, host())).encode())
     package = Path(__file__).parents[2]
     for source in sorted([*Path(__file__).parent.glob("*.py"), package / "padding.py", package / "activation.py"]):
         digest.update(source.read_bytes())
     return digest.hexdigest()
-
-
-class _CheckedFile(caching.IndexDataCacheFile):  # type: ignore[misc]
-    """Numba's cache without its index: each file is named after its key, and says its own hash and key first.
-
-    An index that several processes write can come to name another's file.
-    """
-
-    def save(self, key: Any, data: Any) -> None:
-        try:
-            self._write(self._path(key), self._dump((self._source_stamp, repr(key), data)))
-        except OSError:
-            return
-
-    def load(self, key: Any) -> Any:
-        content = self._read(self._path(key))
-        if content is None:
-            return None
-        stamp, known_key, data = pickle.loads(content)
-        return data if (stamp, known_key) == (self._source_stamp, repr(key)) else None
-
-    def flush(self) -> None:
-        """Nothing to do: there is no index."""
-
-    def _path(self, key: Any) -> str:
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        return str(Path(self._index_path).with_suffix(f".{digest}.nbc"))
-
-    def _read(self, path: str) -> bytes | None:
-        try:
-            stored = Path(path).read_bytes()
-        except OSError:
-            return None
-        return unsealed(stored)
-
-    def _write(self, path: str, content: bytes) -> None:
-        with self._open_for_write(path) as file:
-            file.write(sealed(content))
-
-
-class _Locator(caching._CacheLocator):  # type: ignore[misc]
-    def get_cache_path(self) -> str:
-        return str(cache_dir())
-
-    def get_source_stamp(self) -> str:
-        return _source_stamp()
-
-    def get_disambiguator(self) -> str:
-        return _source_stamp()[:10]
-
-    def ensure_cache_path(self) -> None:
-        try:
-            cache_dir().mkdir(parents=True, exist_ok=True)
-        except OSError:
-            return
-
-
-class _CacheImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
-    def __init__(self, function: Callable[..., Any]):
-        self._locator = _Locator()
-        self._lineno = function.__code__.co_firstlineno
-        name = f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
-        self._filename_base = f"{name}-{self._locator.get_disambiguator()}"
-
-
-class _CheckedCache(caching.FunctionCache):  # type: ignore[misc]
-    _impl_class = _CacheImpl
-
-    def __init__(self, function: Callable[..., Any]):
-        super().__init__(function)
-        self._cache_file = _CheckedFile(self._cache_path, self._impl.filename_base, _source_stamp())
 
 
 def inlined(function: Callable[..., Any]) -> Any:
@@ -119,15 +53,18 @@ def helper(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
-class _Entry(CFunc):
-    def __init__(self, function: Callable[..., Any]):
-        super().__init__(function, ((types.int64, types.int64), types.void), {}, {"error_model": "numpy"})
-        self._cache = _CheckedCache(function)
-        self.compile()
+class _Loaded(NamedTuple):
+    address: int
+    engine: Any
+    """What holds the code in memory."""
 
 
-_entries: dict[str, _Entry] = {}
-_compiling = RLock()
+class _Code(NamedTuple):
+    symbol: str
+    machine_code: bytes
+
+
+_entries: dict[str, _Loaded] = {}
 
 
 def entry(function: Callable[..., Any], name: str) -> int:
@@ -138,13 +75,13 @@ def entry(function: Callable[..., Any], name: str) -> int:
     int
         The address. `name` tells one function from another: it is compiled once in a process.
     """
-    if name not in _entries:
-        with _compiling:
-            if name not in _entries:
-                function.__name__ = function.__qualname__ = name
-                _entries[name] = _Entry(function)
-    address: Any = _entries[name].address
-    return int(address)
+
+    def made() -> _Loaded:
+        if name not in _entries:
+            _entries[name] = _load(_code(function, name, types.void(types.int64, types.int64)))
+        return _entries[name]
+
+    return (_entries.get(name) or undisturbed(made)).address
 
 
 def compiled_entries() -> list[str]:
@@ -152,23 +89,76 @@ def compiled_entries() -> list[str]:
     return sorted(_entries)
 
 
-def kernel(function: Callable[..., Any]) -> Any:
-    """Compile a function that Python calls, once per dtype, and keep it on disk."""
-    dispatcher = numba.njit(nogil=True, error_model="numpy")(function)
-    dispatcher._cache = _CheckedCache(function)
-    return dispatcher
+def kernel(function: Callable[..., Any], name: str = "") -> Callable[..., Any]:
+    """Compile a function that Python calls, at its first call, and keep it on disk.
+
+    Its arguments are int64, and so is its result unless it is annotated to have none. `name` tells functions apart
+    that are made in one place.
+    """
+    count = function.__code__.co_argcount
+    nothing = function.__annotations__.get("return") == "None"
+    signature = (types.void if nothing else types.int64)(*[types.int64] * count)
+    prototype = ctypes.CFUNCTYPE(None if nothing else ctypes.c_int64, *[ctypes.c_int64] * count)
+    called = name or f"{function.__module__.rsplit('.', 1)[-1]}.{function.__name__}"
+    loaded: list[tuple[Callable[..., Any], _Loaded]] = []
+
+    def made() -> None:
+        if not loaded:
+            found = _load(_code(function, called, signature))
+            loaded.append((prototype(found.address), found))
+
+    def call(*arguments: int) -> Any:
+        if not loaded:
+            undisturbed(made)
+        return loaded[0][0](*arguments)
+
+    return call
 
 
-def _hold_compilers() -> None:
-    _compiling.acquire()
-    global_compiler_lock.acquire()
+def _code(function: Callable[..., Any], name: str, signature: Any) -> _Code:
+    """Return a function's machine code: from the cache, or compiled into it."""
+    body = function.__code__
+    source = repr((_stamp(), name, str(signature), body.co_code, body.co_names, body.co_consts))
+    key = hashlib.sha256(source.encode()).hexdigest()
+    path = cache_dir() / f"{name}-{key[:32]}.code"
+    stored = read_own(path)
+    content = None if stored is None else unsealed(stored)
+    made_from, _, rest = (content or b"").partition(b"\n")
+    if made_from == key.encode():
+        symbol, _, machine_code = rest.partition(b"\n")
+        return _Code(symbol.decode(), machine_code)
+    code = _compile(function, name, signature)
+    with suppress(OSError):
+        write_renamed(path, sealed(b"\n".join([key.encode(), code.symbol.encode(), code.machine_code])))
+    return code
 
 
-def _release_compilers() -> None:
-    global_compiler_lock.release()
-    _compiling.release()
+def _compile(function: Callable[..., Any], name: str, signature: Any) -> _Code:
+    function.__name__ = function.__qualname__ = name
+    compiled = numba.cfunc(signature, error_model="numpy")(function)
+    library = compiled._library
+    if library.has_dynamic_globals:
+        raise TypeError(f"{name} holds addresses of this process: it cannot be kept on disk")
+    return _Code(compiled.native_name, library._get_compiled_object())
+
+
+def _load(code: _Code) -> _Loaded:
+    """Link machine code, in an engine of its own: the symbols of what it calls are those of other code too."""
+    # What compiled code calls of Numba's runtime is known to LLVM from here on.
+    rtsys.initialize(cpu_target.target_context)
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine, numba.config.USE_LLVMLITE_MEMORY_MANAGER)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code.machine_code))
+    engine.finalize_object()
+    return _Loaded(int(engine.get_function_address(code.symbol)), engine)
 
 
 if hasattr(os, "register_at_fork"):
-    # A child must not inherit a lock that a thread it does not have would release.
-    os.register_at_fork(before=_hold_compilers, after_in_parent=_release_compilers, after_in_child=_release_compilers)
+    # Numba's own lock, for what others compile with it. Held in the order in which `undisturbed` leads to it: what is
+    # registered last comes first.
+    os.register_at_fork(
+        before=global_compiler_lock.acquire,
+        after_in_parent=global_compiler_lock.release,
+        after_in_child=global_compiler_lock.release,
+    )
+    os.register_at_fork(before=preparing.acquire, after_in_parent=preparing.release)

@@ -2,22 +2,23 @@
 
 A call's own thread always does, and tasks are drawn from a counter that all share: a worker that comes late, or not at
 all because other callers keep it busy, costs nothing but its share. Workers live as long as the process; a forked
-child makes its own.
+child makes its own. They run compiled code alone, which no interrupt reaches.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
-import time
-from threading import Event, Lock, Thread
+from _thread import start_new_thread
 
 import numpy as np
 
-from stridekit.backends.cpu.handover import BOX_BYTES, awake, call, offer, serve, withdraw
+from stridekit.backends.cpu.handover import BELL, BOX_BYTES, FREE, NEVER, SERVED, SPINS, TAKE, call, serve, share
 from stridekit.backends.cpu.threads import get_num_threads, processors
+from stridekit.concurrency import lock
 
-MOST_WORKERS = 62
-"""Helpers beside the caller: as many as one integer can mark."""
+MOST_WORKERS = 1022
+"""Helpers beside the caller: more than a machine has processors."""
 _SPINS = 5_000
 """How often a worker looks for more work before it sleeps: some 100 to 200 microseconds."""
 
@@ -26,46 +27,65 @@ class _Crew:
     """The workers: a thread, a mailbox and a bell for each."""
 
     def __init__(self) -> None:
-        self._boxes = np.zeros((MOST_WORKERS + 1) * BOX_BYTES // 8, np.int64)
-        self.boxes = int(self._boxes.ctypes.data)
-        self.bells: list[Event] = []
-        self._lock = Lock()
+        self.workers = 0
+        # What all share, the mailboxes, and one that nobody gets.
+        self._words = np.zeros((MOST_WORKERS + 2, BOX_BYTES // 8), np.int64)
+        shared, nobodys = self._words[0], self._words[-1]
+        shared[TAKE] = _address("PyThread_acquire_lock_timed")
+        shared[FREE] = _address("PyThread_release_lock")
+        shared[NEVER] = _taken_lock()
+        nobodys[SERVED] = 1
+        self.address = int(self._words.ctypes.data)
+        # Returns at once, and is compiled then: workers must not have to.
+        serve(self.address, MOST_WORKERS)
+
+    def look_around(self) -> None:
+        """Set how long workers look for work: beside a thread that waits for their processor it would only delay it."""
+        self._words[0, SPINS] = _SPINS if get_num_threads() <= processors() else 1
 
     def grow(self, workers: int) -> int:
         """Hire up to `workers` in all; return how many there are."""
-        if len(self.bells) < min(workers, MOST_WORKERS):
-            with self._lock:
-                while len(self.bells) < min(workers, MOST_WORKERS):
-                    try:
-                        self._hire()
-                    except RuntimeError:
-                        # The interpreter is ending and starts no more threads.
-                        break
-        return len(self.bells)
+        wanted = min(workers, MOST_WORKERS)
+        if self.workers < wanted:
+            self.look_around()
+            with _hiring:
+                while self.workers < wanted and self._hire(self.workers):
+                    pass
+        return self.workers
 
-    def _hire(self) -> None:
-        number = len(self.bells)
-        bell, box, boxes = Event(), self.boxes + number * BOX_BYTES, self._boxes
+    def _hire(self, number: int) -> bool:
+        """Start a worker, unless the interpreter is ending or there are no more threads to be had.
 
-        def work() -> None:
-            while boxes.size:
-                # Spinning beside a thread that waits for this processor would only delay it.
-                serve(box, _SPINS if get_num_threads() <= processors() else 1)
-                bell.wait()
-                bell.clear()
-                awake(box)
-
-        # First the bell: were the start interrupted, the next worker must not get the same mailbox.
-        self.bells.append(bell)
+        An interrupt may come before the worker has been counted: of two for one mailbox, the second ends at once.
+        """
+        words = self._words[1 + number]
+        words[BELL] = words[BELL] or _taken_lock()
         try:
-            Thread(target=work, name=f"stridekit-{number}", daemon=True).start()
+            start_new_thread(self._work, (number,))
         except RuntimeError:
-            self.bells.pop()
-            raise
+            return False
+        self.workers = max(self.workers, number + 1)
+        return True
+
+    def _work(self, number: int) -> None:
+        # A method: the mailboxes must last as long as the thread.
+        serve(self.address, number)
 
 
-_crew: _Crew | None = None
-_crew_lock = Lock()
+def _taken_lock() -> int:
+    """Return the address of a new lock of Python's own, for compiled code; it lasts as long as the process."""
+    made: int = ctypes.PYFUNCTYPE(ctypes.c_void_p)(("PyThread_allocate_lock", ctypes.pythonapi))()
+    ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_void_p, ctypes.c_int)(("PyThread_acquire_lock", ctypes.pythonapi))(made, 1)
+    return made
+
+
+def _address(function: str) -> int | None:
+    return ctypes.cast(ctypes.pythonapi[function], ctypes.c_void_p).value
+
+
+_crews: list[_Crew] = []
+"""The crew of this process, once there is one."""
+_hiring = lock()
 
 
 def run(entry: int, job: np.ndarray, threads: int, *arrays: object) -> None:
@@ -83,59 +103,24 @@ def run(entry: int, job: np.ndarray, threads: int, *arrays: object) -> None:
     threads : int
         At most so many, the caller's own among them.
     *arrays
-        What the job names by address.
+        What the job names by address: it stays until all have ended.
     """
     if threads == 1:
         call(entry, job.ctypes.data, 0)
         return
     crew = _the_crew()
-    workers = min(crew.grow(threads - 1), threads - 1)
-    ticket = np.array((entry, job.ctypes.data, 1, 0), np.int64)
-    address = int(ticket.ctypes.data)
-    # Until the last worker has ended all it uses has to stay, come what may: a signal handler can raise anywhere.
-    _in_use[address] = (ticket, job, arrays)
-    try:
-        asleep = offer(crew.boxes, len(crew.bells), address, workers)
-        while asleep:
-            lowest = asleep & -asleep
-            crew.bells[lowest.bit_length() - 1].set()
-            asleep ^= lowest
-        call(entry, job.ctypes.data, 0)
-    finally:
-        _wait(crew, address)
-
-
-def _wait(crew: _Crew, ticket: int) -> None:
-    """Take a ticket back and wait for those who have begun; what interrupts this is raised once they have ended."""
-    interrupt: BaseException | None = None
-    while True:
-        try:
-            if withdraw(crew.boxes, len(crew.bells), ticket):
-                break
-            time.sleep(0)
-        except BaseException as error:
-            interrupt = error
-    _in_use.pop(ticket, None)
-    if interrupt is not None:
-        raise interrupt
-
-
-_in_use: dict[int, object] = {}
+    if share(crew.address, crew.grow(threads - 1), threads - 1, entry, job.ctypes.data):
+        crew.look_around()
 
 
 def _the_crew() -> _Crew:
-    global _crew
-    if _crew is None:
-        with _crew_lock:
-            if _crew is None:
-                _crew = _Crew()
-    return _crew
-
-
-def _forget_crew() -> None:
-    global _crew, _crew_lock
-    _crew, _crew_lock = None, Lock()
+    if not _crews:
+        with _hiring:
+            if not _crews:
+                _crews.append(_Crew())
+    return _crews[0]
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_crew)
+    # Not a line of Python: an interrupt must not leave a child with workers that it does not have.
+    os.register_at_fork(after_in_child=_crews.clear)

@@ -17,7 +17,8 @@ _SQRT_HALF = math.sqrt(0.5)
 
 
 @helper
-def _activate(acc: Any, sums: int, count: int, itemsize: int, activation: int, slope: float) -> None:
+def activate(acc: Any, sums: int, count: int, itemsize: int, activation: int, slope: float) -> None:
+    """Apply the activation to `count` sums that lie end to end."""
     # One loop for each, so that the simple ones become vector code. Comparisons leave NaN as it is.
     if activation == RELU:
         for at in range(sums, sums + count * itemsize, itemsize):
@@ -95,7 +96,7 @@ def finish(
     lanes = vectors * b.lanes
     row = lanes * b.itemsize
     if activation != NO_ACTIVATION:
-        _activate(acc, sums, pixels * lanes, b.itemsize, activation, slope)
+        activate(acc, sums, pixels * lanes, b.itemsize, activation, slope)
     if b.copies and filter_stride == b.itemsize and filters == lanes:
         for p in range(pixels):
             copy_vectors(get_int(targets, p) + plane, sums + p * row, vectors)

@@ -6,6 +6,7 @@ be a few microseconds of work, less than it takes Python to begin it.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,8 @@ from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
 Cut = Callable[[ConvProblem, CpuDevice], Blocking]
+Counted = tuple[tuple[ConvProblem, int], ...]
+"""Problems, and how many there are of each."""
 WORD_BYTES = 8
 _COUNTERS = 3
 """Words of each problem that begin as 0: tasks drawn of packing, of convolving, whether a weight is not finite."""
@@ -116,20 +119,20 @@ def words_of(cut: Cut, problem: ConvProblem, device: CpuDevice) -> Words:
 
 
 @lru_cache(maxsize=4096)
-def layout_of(
-    cut: Cut, problems: tuple[ConvProblem, ...], device: CpuDevice, packed: bool
-) -> tuple[WorkspaceLayout, int]:
-    """Return the workspace of problems run together, and how many threads are worth it."""
-    blockings = [words_of(cut, problem, device).blocking for problem in problems]
-    threads = device.threads if sum(problem.flops for problem in problems) >= SMALL_FLOPS else 1
-    workers = max(1, min(threads, sum(b.tasks for b in blockings)))
+def layout_of(cut: Cut, problems: Counted, device: CpuDevice, packed: bool) -> tuple[WorkspaceLayout, int]:
+    """Return the workspace of problems run together, each so many times, and how many threads are worth it."""
+    counts = [count for _, count in problems]
+    blockings = [words_of(cut, problem, device).blocking for problem, _ in problems]
+    threads = device.threads if sum(problem.flops * count for problem, count in problems) >= SMALL_FLOPS else 1
+    workers = max(1, min(threads, sum(b.tasks * count for b, count in zip(blockings, counts, strict=True))))
     regions = [
-        ("counters", _COUNTERS * WORD_BYTES * len(problems)),
+        ("counters", _COUNTERS * WORD_BYTES * sum(counts)),
         ("bias", max((b.bias_elements * b.itemsize for b in blockings), default=0)),
         ("scratch", workers * scratch_step(blockings)),
     ]
     if not packed:
-        regions.append(("weights", sum(align(weights_bytes(b)) for b in blockings)))
+        each = (align(weights_bytes(b)) * count for b, count in zip(blockings, counts, strict=True))
+        regions.append(("weights", sum(each)))
     return WorkspaceLayout(tuple(regions)), workers
 
 
@@ -146,10 +149,10 @@ def weights_bytes(b: Blocking) -> int:
 @lru_cache(maxsize=1024)
 def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -> Job:
     """Prepare problems to be run together; `weight` of a part is from the start of the packed weights if `packed`."""
-    layout, workers = layout_of(cut, tuple(part.problem for part in parts), device, packed)
+    layout, workers = layout_of(cut, tuple(Counter(part.problem for part in parts).items()), device, packed)
     every = [words_of(cut, part.problem, device) for part in parts]
     step = scratch_step([words.blocking for words in every])
-    activation, slope = _activation(parts[0].problem)
+    activation, slope = activation_of(parts[0].problem)
     packing: list[list[Number]] = []
     convolving: list[list[Number]] = []
     places: list[int] = []
@@ -241,7 +244,8 @@ def _in_place(b: Blocking, part: Part) -> bool:
     return b.copies and b.multiplier == 1 and (part.x_strides[1] == b.itemsize or one_channel)
 
 
-def _activation(problem: ConvProblem) -> tuple[int, np.ndarray]:
+def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:
+    """Return an activation's number in `finishing`, and its parameter in the type of the sums."""
     number, slope = -1, 0.0
     if problem.activation is not None:
         number, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
@@ -273,7 +277,6 @@ def execute(
     from stridekit.backends.cpu.crew import run
     from stridekit.backends.cpu.packing import pack_bias, pack_weights
     from stridekit.backends.cpu.turning import turn_weights
-    from stridekit.backends.cpu.vector import tags
 
     first, nbytes = job.layout.offsets["counters"], job.layout.regions[0][1]
     workspace[first : first + nbytes] = 0
@@ -282,7 +285,7 @@ def execute(
     base = workspace.ctypes.data
     bases = np.array((0, base, x.ctypes.data, out.ctypes.data, read.ctypes.data), np.int64)
     given = (0, 0) if bias is None else (bias.ctypes.data, bias.strides[0])
-    pack_bias(*tags(dtype), job.words, *given, base + job.layout.offsets["bias"])
+    pack_bias(dtype)(job.words, *given, base + job.layout.offsets["bias"])
     if packed is None:
         pack = turn_weights if job.turned else pack_weights
         run(pack(dtype), job.packing.at(bases), job.packers, *arrays)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.compiling import entry, helper, kernel
@@ -192,16 +193,24 @@ def pack_weights(dtype: str) -> int:
     return entry(run, f"pack_weights_{dtype}")
 
 
-@kernel
-def pack_bias(tag: Any, acc: Any, words: int, bias: int, stride: int, packed: int) -> None:
-    """Write a bias as ``[group][lane]``, address 0 standing for none and giving zeros."""
-    b = read_blocking(words)
-    padded = b.vectors * b.lanes
-    for group in range(b.groups):
-        for k in range(padded):
-            at = packed + (group * padded + k) * b.itemsize
-            if bias != 0 and k < b.filters:
-                # Plus zero: sums that begin with a negative zero would show which zeros are added to them.
-                store(acc, at, load(tag, bias + (group * b.filters + k) * stride) + acc)
-            else:
-                store(acc, at, acc)
+@cache
+def pack_bias(dtype: str) -> Any:
+    """Return the compiled packing of a bias of `dtype`: ``(words, bias, stride, packed)``, addresses and bytes.
+
+    It writes ``[group][lane]``; the address 0 stands for no bias and gives zeros.
+    """
+    tag, acc = tags(dtype)
+
+    def run(words: int, bias: int, stride: int, packed: int) -> None:
+        b = read_blocking(words)
+        padded = b.vectors * b.lanes
+        for group in range(b.groups):
+            for k in range(padded):
+                at = packed + (group * padded + k) * b.itemsize
+                if bias != 0 and k < b.filters:
+                    # Plus zero: sums that begin with a negative zero would show which zeros are added to them.
+                    store(acc, at, load(tag, bias + (group * b.filters + k) * stride) + acc)
+                else:
+                    store(acc, at, acc)
+
+    return kernel(run, f"pack_bias_{dtype}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from stridekit.backends import Operands
 from stridekit.backends.cpu.algorithms import TileAlgorithm
@@ -21,8 +21,9 @@ from stridekit.backends.cpu.jobs import (
     rows_of,
     strides_of,
 )
+from stridekit.backends.cpu.modelling import phases_seconds
 from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.backends.gradients import InputGradient, Moves, PhasePart, dense_phases, phase_parts
+from stridekit.backends.gradients import InputGradient, Moves, PhasePart, dense_problems, padded_problem, phase_parts
 from stridekit.problem import ConvProblem
 from stridekit.workspace import align
 
@@ -34,30 +35,26 @@ class JointInputGradient(InputGradient):
         super().__init__(forward, moves)
         self._tile = forward
 
+    def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
+        """Return the modelled seconds of all phases, and of what each of them takes beside its products."""
+        return phases_seconds(self._tile, padded_problem(problem), device)
+
     def regions(self, dense: ConvProblem, device: Any, packed: bool) -> tuple[tuple[str, int], ...]:
         """Return the name and bytes of what the phases need together."""
-        return (("phases", self._tile.workspace_together(dense_phases(dense), device, packed=packed)),)
+        return (("phases", self._tile.workspace_together(dense_problems(dense), device, packed=packed)),)
 
     def _correlate(
         self, dense: ConvProblem, device: Any, operands: Operands, regions: dict[str, Any], target: Any
     ) -> None:
         weight, packed, grad_output = operands.weight, operands.packed_weight, operands.grad_output
         strides = None if packed is not None else weight.strides
-        joint = _joint(self._tile, dense, device, strides_of(grad_output), strides, strides_of(target))
-        for pixels in joint.unread:
-            self._moves.fill(dense, device, operands.bias, target[pixels])
-        if joint.job is not None:
-            execute(joint.job, dense.dtype, regions["phases"], grad_output, weight, packed, operands.bias, target)
+        job = _joint(self._tile, dense, device, strides_of(grad_output), strides, strides_of(target))
+        self._fill_gaps(dense, device, operands.bias, target)
+        if job is not None:
+            execute(job, dense.dtype, regions["phases"], grad_output, weight, packed, operands.bias, target)
 
 
 _NO_STRIDES: tuple[int, ...] = ()
-
-
-class _Joint(NamedTuple):
-    """The phases that windows read as a job, None if there is none; and the pixels of the others."""
-
-    job: Job | None
-    unread: tuple[tuple[slice, ...], ...]
 
 
 @lru_cache(maxsize=1024)
@@ -68,15 +65,12 @@ def _joint(
     x: tuple[int, ...],
     weight: tuple[int, ...] | None,
     out: tuple[int, ...],
-) -> _Joint:
-    """Prepare all phases, given the strides of their arrays; None for packed weights."""
+) -> Job | None:
+    """Prepare all phases, given the strides of their arrays, None for packed weights; None where there is no phase."""
     parts: list[Part] = []
     numbers: list[list[int]] = []
-    unread, packed = [], 0
+    packed = 0
     for phase in phase_parts(dense):
-        if phase.problem is None:
-            unread.append(phase.pixels)
-            continue
         if weight is None:
             place, taps = packed, _NO_STRIDES
             packed += align(tile.packed_bytes(phase.problem, device))
@@ -99,7 +93,7 @@ def _joint(
         )
         numbers.append(_taps(phase, dense.geometry.kernel_size))
     if not parts:
-        return _Joint(None, tuple(unread))
+        return None
     # The longest first, so that threads end together.
     order = sorted(range(len(parts)), key=lambda number: -parts[number].problem.flops)
     parts, numbers = [parts[number] for number in order], [numbers[number] for number in order]
@@ -108,7 +102,7 @@ def _joint(
     if weight is not None and _end_to_end(dense, weight) and blockings[0].subgroups == 1:
         rows = _turning(dense, job, blockings, numbers, parts[0].weight_strides, weight[0])
         job = replace(job, packing=rows, turned=True)
-    return _Joint(job, tuple(unread))
+    return job
 
 
 def _taps(phase: PhasePart, kernel: tuple[int, ...]) -> list[int]:

@@ -1,35 +1,53 @@
-"""Pooling, compiled: lines of the result shared out, each computed in rows of lanes.
+"""Pooling, compiled: blocks of the result shared out, each computed in rows of lanes.
 
-Lanes are the channels of a pixel where these are neighbours in memory, else the pixels of a line. A gradient is
-gathered: every pixel of the input sums its own, tap after tap in order, so that threads share nothing.
+Lanes are as many channels or planes as a vector or several hold. A window is taken along its rows first, then the rows
+are put together, so that windows that overlap share them: a pixel's cost grows with the sum of a window's sides, not
+with their product. A gradient is the same in reverse. One thread computes a block, in an order that is its own:
+threads share nothing.
 """
 
 from __future__ import annotations
 
-import math
 from functools import cache
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from stridekit.backends.cpu.compiling import entry, helper
 from stridekit.backends.cpu.lanes import (
     lanes_add,
-    lanes_add_divided,
-    lanes_add_where,
     lanes_divide,
+    lanes_fill,
     lanes_max,
     lanes_max_indexed,
-    lanes_store,
+    lanes_merge_indexed,
+    lanes_number,
+    lanes_put,
+    lanes_spread,
+    lanes_take,
     room,
 )
-from stridekit.backends.cpu.vector import get_int, load, next_task, read_ints, set_int, store, tags
+from stridekit.backends.cpu.pool_cutting import ROW_VECTORS, SOURCE_VECTORS, SUM_VECTORS
+from stridekit.backends.cpu.vector import TAGS, VECTOR_BYTES, get_int, load, next_task, read_ints, store, tags
 
-LANES = 512
-"""Lanes at once: a row of sums and one of indices take 8 KiB, which the first cache keeps."""
-_row_room = room(3 * LANES * 8)
+SPARE = VECTOR_BYTES // 4
+"""Vectors that are written and read beyond those: the rest of a square."""
+_source_room = room((SOURCE_VECTORS + SPARE) * VECTOR_BYTES)
+# An index takes as much as two sums of float32.
+_row_room = room(3 * ROW_VECTORS * VECTOR_BYTES)
+_sum_room = room(3 * (SUM_VECTORS + SPARE) * VECTOR_BYTES)
 
 
 class Window(NamedTuple):
-    """One axis; `low` and `high` bound the input coordinates that an average counts."""
+    """One axis.
+
+    Attributes
+    ----------
+    low, high : bounds of the input coordinates that an average counts
+    period : steps from one window with a tap at some coordinate to the next
+    index : from one pixel's index to the next pixel's
+    block, blocks : pixels of the result in a block, and blocks
+    """
 
     size: int
     out: int
@@ -39,6 +57,10 @@ class Window(NamedTuple):
     pad: int
     low: int
     high: int
+    period: int
+    index: int
+    block: int
+    blocks: int
 
 
 class Pooled(NamedTuple):
@@ -47,17 +69,24 @@ class Pooled(NamedTuple):
     Attributes
     ----------
     largest, forward : whether it is a maximum's, and from the input to the output
-    channels : int
-    x, y, i and their strides : address of element (0, 0, 0, 0, 0) and strides in bytes
+    lanes, most_lanes : how many there are, and in a block
+    lane_blocks : blocks of them
+    inside : whether neighbouring blocks are of the same pixels
+    index, lane_index : index of the first pixel, and from one lane's to the next lane's
+    x, y, i and their steps : addresses, and bytes from one outer part, lane, slice, line and pixel to the next
         Of the input (or its gradient), the output (or its gradient), the indices; address 0 for none.
-    by_channels : whether lanes are channels
-    lines, lines_per_task : lines of the result, and how many of them a task takes
+    blocks, blocks_per_task : blocks of the result, and how many of them a task takes
     counter : address of the shared task counter
     """
 
     largest: int
     forward: int
-    channels: int
+    lanes: int
+    most_lanes: int
+    lane_blocks: int
+    inside: int
+    index: int
+    lane_index: int
     x: int
     xn: int
     xc: int
@@ -76,209 +105,371 @@ class Pooled(NamedTuple):
     i_d: int
     i_h: int
     i_w: int
-    by_channels: int
-    lines: int
-    lines_per_task: int
+    blocks: int
+    blocks_per_task: int
     counter: int
+
+
+class Part(NamedTuple):
+    """A block's part of an axis: pixels of the result, `first` to `last` of what they are made of; exclusive ends."""
+
+    start: int
+    stop: int
+    first: int
+    last: int
+
+
+class Rows(NamedTuple):
+    """A block's rows: their addresses, the lanes in use, and a pixel's vectors and bytes."""
+
+    source: int
+    row: int
+    row_found: int
+    sums: int
+    found: int
+    lanes: int
+    vectors: int
+    pitch: int
+    found_pitch: int
 
 
 _AXIS_WORDS = len(Window._fields)
 _read_axis, _read_job = read_ints(_AXIS_WORDS), read_ints(len(Pooled._fields))
-_MINUS_INFINITY = -math.inf
+_LOWEST_DOUBLE = int(np.array(-np.inf).view(np.int64))
+_LOWEST_FLOAT = int(np.full(2, -np.inf, np.float32).view(np.int64)[0])
+_INDEX = TAGS["float64"]
+"""Indices move as numbers of 64 bits, whose bits nothing looks at."""
+
+
+# Which pixels a window has.
+
+
+@helper
+def _taps(axis: Any, output: int, low: int, high: int) -> Any:
+    """Return from and to which tap a window lies at the coordinates low to high - 1."""
+    start = output * axis.stride - axis.pad
+    # Nearly all windows; the divisions would take longer than their sums.
+    if start >= low and start + (axis.kernel - 1) * axis.dilation < high:
+        return 0, axis.kernel
+    if axis.dilation == 1:
+        return max(0, low - start), min(axis.kernel, high - start)
+    return max(0, -((start - low) // axis.dilation)), min(axis.kernel, -((start - high) // axis.dilation))
 
 
 @helper
 def _counted(axis: Any, output: int) -> Any:
     """Return how many taps of a window an average counts."""
-    start = output * axis.stride - axis.pad
-    # Nearly all windows; the divisions would take longer than their sums.
-    if start >= axis.low and start + (axis.kernel - 1) * axis.dilation < axis.high:
-        return axis.kernel
-    first = max(0, -((start - axis.low) // axis.dilation))
-    stop = min(axis.kernel, -((start - axis.high) // axis.dilation))
+    first, stop = _taps(axis, output, axis.low, axis.high)
     return max(0, stop - first)
 
 
 @helper
-def _fill(acc: Any, row: int, found: int, itemsize: int, count: int, value: float) -> None:
-    for lane in range(count):
-        store(acc, row + lane * itemsize, value)
+def _spanning(axis: Any, low: int, high: int, start: int, stop: int) -> Any:
+    """Return from and to which of the windows start to stop - 1 they span one of the coordinates low to high - 1."""
+    before = low + axis.pad - (axis.kernel - 1) * axis.dilation
+    return max(start, -(-before // axis.stride)), min(stop, (high - 1 + axis.pad) // axis.stride + 1)
+
+
+@helper
+def _inner(axis: Any, low: int, high: int, start: int, stop: int) -> Any:
+    """Return from and to which of the windows start to stop - 1 all taps are among the coordinates low to high - 1."""
+    end = high - 1 + axis.pad - (axis.kernel - 1) * axis.dilation
+    return max(start, -(-(low + axis.pad) // axis.stride)), min(stop, end // axis.stride + 1)
+
+
+@helper
+def _holding(axis: Any, position: int, start: int, stop: int) -> Any:
+    """Return the first of the windows start to stop - 1 with a tap at a coordinate, and an end of the others.
+
+    They are `axis.period` apart.
+    """
+    first, last = _spanning(axis, position, position + 1, start, stop)
+    if axis.dilation > 1:
+        for output in range(first, min(last, first + axis.period)):
+            if (position + axis.pad - output * axis.stride) % axis.dilation == 0:
+                return output, last
+        return last, last
+    return first, last
+
+
+@helper
+def _next_read(axis: Any, part: Any, position: int) -> Any:
+    """Return the next coordinate from `position` that taps of the part's windows surround; its end if there is none."""
+    if axis.dilation > 1:
+        first, last = part.start * axis.stride - axis.pad, (part.stop - 1) * axis.stride - axis.pad
+        tap = max(0, -((last - position) // axis.dilation))
+        position = max(position, first + tap * axis.dilation) if tap < axis.kernel else part.last
+    return min(position, part.last)
+
+
+@helper
+def _next_window(axis: Any, part: Any, output: int) -> Any:
+    """Return the next window from `output` that may have a tap in the part; its end if there is none."""
+    if axis.dilation > 1 and output < part.last:
+        tap = min(axis.kernel - 1, (part.stop - 1 + axis.pad - output * axis.stride) // axis.dilation)
+        output = max(output, -(-(part.start + axis.pad - tap * axis.dilation) // axis.stride))
+    return min(output, part.last)
+
+
+@helper
+def _part(axis: Any, number: int, forward: int) -> Any:
+    start = number * axis.block
+    if forward != 0:
+        stop = min(start + axis.block, axis.out)
+        first = start * axis.stride - axis.pad
+        last = (stop - 1) * axis.stride - axis.pad + (axis.kernel - 1) * axis.dilation + 1
+        return Part(start, stop, max(0, first), min(axis.size, last))
+    stop = min(start + axis.block, axis.size)
+    first, last = _spanning(axis, start, stop, 0, axis.out)
+    return Part(start, stop, first, last)
+
+
+# Between arrays and rows.
+
+
+@helper
+def _take(tag: Any, itemsize: int, r: Any, address: int, lane_step: int, pixel_step: int, pixels: int) -> None:
+    width = VECTOR_BYTES // itemsize
+    for lane in range(0, r.lanes, width):
+        count = min(width, r.lanes - lane)
+        lanes_take(tag, r.source + lane * itemsize, r.pitch, address + lane * lane_step, lane_step, pixel_step, count,
+                   pixels)  # fmt: skip
+
+
+@helper
+def _put(
+    tag: Any, itemsize: int, lanes: int, row: int, pitch: int, target: int, lane_step: int, slice_step: int,
+    line_step: int, step: int, depth: int, height: int, pixels: int,
+) -> None:  # fmt: skip
+    """Write a block, as many lines at a time as are neighbours in memory."""
+    width = VECTOR_BYTES // itemsize
+    lines = height if line_step == pixels * step else 1
+    slices = depth if lines == height and slice_step == lines * pixels * step else 1
+    for d in range(0, depth, slices):
+        for h in range(0, height, lines):
+            come = row + (d * height + h) * pixels * pitch
+            to = target + d * slice_step + h * line_step
+            for lane in range(0, lanes, width):
+                lanes_put(tag, to + lane * lane_step, lane_step, step, come + lane * itemsize, pitch,
+                          min(width, lanes - lane), pixels * lines * slices)  # fmt: skip
+
+
+# A block.
+
+
+@helper
+def _divide(acc: Any, axis: Any, lines: int, row: int, r: Any, start: int, stop: int) -> None:
+    """Divide the row of windows start to stop - 1 by what each counts, of so many lines."""
+    first, last = _inner(axis, axis.low, axis.high, start, stop)
+    output = start
+    while output < stop:
+        count = last - output if first <= output < last else 1
+        divisor = max(1, lines * _counted(axis, output))
+        lanes_divide(acc, row + (output - start) * r.pitch, r.vectors * count, divisor)
+        output += count
+
+
+@helper
+def _clear(itemsize: int, row: int, found: int, vectors: int, largest: int) -> None:
+    """Fill rows with what the first of a window replaces; `found` may be 0."""
+    lanes_fill(_INDEX, row, vectors, (_LOWEST_DOUBLE if itemsize == 8 else _LOWEST_FLOAT) if largest != 0 else 0)
     if found != 0:
-        for lane in range(count):
-            set_int(found, lane, -1)
+        lanes_fill(_INDEX, found, vectors * (8 // itemsize), -1)
 
 
 @helper
-def _take(
-    tag: Any, largest: bool, row: int, found: int, itemsize: int, source: int, step: int, count: int, index: int,
-    index_step: int,
-) -> None:  # fmt: skip
-    if not largest:
-        lanes_add(tag, row, itemsize, source, step, count)
-    elif found != 0:
-        lanes_max_indexed(tag, row, found, source, step, count, index, index_step)
-    else:
-        lanes_max(tag, row, source, step, count)
+def _along(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, wp: Any, r: Any, line: int, step: int,
+           number: int) -> None:  # fmt: skip
+    """Take all windows of a block along one line of the input, which begins at `line`."""
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    _clear(itemsize, r.row, r.row_found, (wp.stop - wp.start) * r.vectors, p.largest)
+    begin = _next_read(w, wp, wp.first)
+    while begin < wp.last:
+        end, source, pitch = wp.last, line, step
+        if not in_place:
+            end = min(begin + SOURCE_VECTORS // r.vectors, wp.last)
+            _take(tag, itemsize, r, line + begin * step, p.xc, step, end - begin)
+            source, pitch = r.source - begin * r.pitch, r.pitch
+        output, stop = _spanning(w, begin, end, wp.start, wp.stop)
+        first, last = _inner(w, begin, end, output, stop)
+        while output < stop:
+            count = last - output if first <= output < last else 1
+            tap, tap_stop = _taps(w, output, begin, end)
+            if tap < tap_stop:
+                at, wi = output - wp.start, output * w.stride - w.pad + tap * w.dilation
+                row, come = r.row + at * r.pitch, source + wi * pitch
+                if p.largest == 0:
+                    lanes_add(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                elif r.row_found == 0:
+                    lanes_max(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                else:
+                    found = r.row_found + at * r.found_pitch
+                    lanes_max_indexed(acc, row, found, come, count, r.vectors, w.stride * pitch, w.dilation * pitch,
+                                      tap_stop - tap, number + wi, w.stride, w.dilation)  # fmt: skip
+            output += count
+        begin = _next_read(w, wp, end)
 
 
 @helper
-def _keep(tag: Any, target: int, step: int, row: int, count: int, indices: int, index_step: int, found: int) -> None:
-    if target != 0:
-        lanes_store(tag, target, step, row, count)
-    if found != 0:
-        for lane in range(count):
-            set_int(indices + lane * index_step, 0, get_int(found, lane))
-
-
-@helper
-def _forward_line(
-    tag: Any, acc: Any, itemsize: int, largest: bool, p: Any, d: Any, h: Any, w: Any, n: int, c: int, od: int, oh: int,
-    row: int, found: int,
-) -> None:  # fmt: skip
-    start = acc + _MINUS_INFINITY if largest else acc
-    y = p.y + n * p.yn + c * p.yc + od * p.yd + oh * p.yh if p.y != 0 else 0
-    indices = p.i + n * p.i_n + c * p.i_c + od * p.i_d + oh * p.i_h
-    x = p.x + n * p.xn + c * p.xc
-    rows = _counted(d, od) * _counted(h, oh)
-    lanes = p.channels if p.by_channels != 0 else w.out
-    # Channels: window after window of the line, all its channels. Pixels: all windows of the line at once.
-    for ow in range(w.out if p.by_channels != 0 else 1):
-        for first in range(0, lanes, LANES):
-            count = min(LANES, lanes - first)
-            _fill(acc, row, found, itemsize, count, start)
-            for t in range(d.kernel):
-                di = od * d.stride - d.pad + t * d.dilation
-                if di < 0 or di >= d.size:
-                    continue
-                for r in range(h.kernel):
-                    hi = oh * h.stride - h.pad + r * h.dilation
-                    if hi < 0 or hi >= h.size:
-                        continue
-                    line, number = x + di * p.xd + hi * p.xh, (di * h.size + hi) * w.size
-                    for s in range(w.kernel):
-                        offset = s * w.dilation - w.pad
-                        if p.by_channels != 0:
-                            wi = ow * w.stride + offset
-                            if wi >= 0 and wi < w.size:
-                                source = line + wi * p.xw + first * p.xc
-                                _take(tag, largest, row, found, itemsize, source, p.xc, count, number + wi, 0)
+def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: Any, hp: Any, wp: Any, r: Any,
+             x: int) -> None:  # fmt: skip
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    columns, height, width = wp.stop - wp.start, hp.stop - hp.start, wp.last - wp.first
+    # Short lines that are neighbours in memory are taken together.
+    most = SOURCE_VECTORS // (r.vectors * max(1, width))
+    together = most if not in_place and p.xh == width * p.xw and h.stride <= h.kernel else 0
+    di = _next_read(d, dp, dp.first)
+    while di < dp.last:
+        d_first, d_stop = _holding(d, di, dp.start, dp.stop)
+        begun, taken = hp.first, hp.first
+        hi = _next_read(h, hp, hp.first) if d_first < d_stop else hp.last
+        while hi < hp.last:
+            h_first, h_stop = _holding(h, hi, hp.start, hp.stop)
+            if h_first < h_stop:
+                line, step = x + di * p.xd + hi * p.xh, p.xw
+                if together > 1:
+                    if hi >= taken:
+                        begun, taken = hi, min(hi + together, hp.last)
+                        _take(tag, itemsize, r, line + wp.first * step, p.xc, step, (taken - begun) * width)
+                    line, step = r.source + ((hi - begun) * width - wp.first) * r.pitch, r.pitch
+                number = p.index + di * d.index + hi * h.index
+                _along(tag, acc, itemsize, in_place or together > 1, job, wp, r, line, step, number)
+                for od in range(d_first, d_stop, d.period):
+                    for oh in range(h_first, h_stop, h.period):
+                        at = ((od - dp.start) * height + oh - hp.start) * columns
+                        sums, count = r.sums + at * r.pitch, columns * r.vectors
+                        if p.largest == 0:
+                            lanes_add(acc, sums, r.row, 1, count, 0, 0, 1)
+                        elif r.found == 0:
+                            lanes_max(acc, sums, r.row, 1, count, 0, 0, 1)
                         else:
-                            begin = max(first, -(offset // w.stride))
-                            stop = min(first + count, (w.size - 1 - offset) // w.stride + 1)
-                            if begin < stop:
-                                wi, skipped = begin * w.stride + offset, begin - first
-                                own = found + skipped * 8 if found != 0 else 0
-                                _take(tag, largest, row + skipped * itemsize, own, itemsize, line + wi * p.xw,
-                                      w.stride * p.xw, stop - begin, number + wi, w.stride)  # fmt: skip
-            if p.by_channels != 0:
-                if not largest:
-                    lanes_divide(tag, row, count, max(1, rows * _counted(w, ow)))
-                target = y + ow * p.yw + first * p.yc if p.y != 0 else 0
-                _keep(tag, target, p.yc, row, count, indices + ow * p.i_w + first * p.i_c, p.i_c, found)
-            else:
-                if not largest:
-                    for lane in range(count):
-                        divisor = max(1, rows * _counted(w, first + lane))
-                        store(acc, row + lane * itemsize, load(acc, row + lane * itemsize) / type(acc)(divisor))
-                target = y + first * p.yw if p.y != 0 else 0
-                _keep(tag, target, p.yw, row, count, indices + first * p.i_w, p.i_w, found)
+                            lanes_merge_indexed(acc, sums, r.found + at * r.found_pitch, count, r.row, r.row_found)
+            hi = _next_read(h, hp, hi + 1)
+        di = _next_read(d, dp, di + 1)
+    if p.largest == 0:
+        for od in range(dp.start, dp.stop):
+            for oh in range(hp.start, hp.stop):
+                at = ((od - dp.start) * height + oh - hp.start) * columns
+                _divide(acc, w, _counted(d, od) * _counted(h, oh), r.sums + at * r.pitch, r, wp.start, wp.stop)
 
 
 @helper
-def _backward_line(
-    tag: Any, acc: Any, itemsize: int, largest: bool, p: Any, d: Any, h: Any, w: Any, n: int, c: int, di: int, hi: int,
-    row: int, shares: int,
-) -> None:  # fmt: skip
-    x = p.x + n * p.xn + c * p.xc + di * p.xd + hi * p.xh
-    number = (di * h.size + hi) * w.size
-    lanes = p.channels if p.by_channels != 0 else w.size
-    for wi in range(w.size if p.by_channels != 0 else 1):
-        for first in range(0, lanes, LANES):
-            count = min(LANES, lanes - first)
-            _fill(acc, row, 0, itemsize, count, acc)
-            for t in range(d.kernel):
-                od, rest = (di + d.pad - t * d.dilation) // d.stride, (di + d.pad - t * d.dilation) % d.stride
-                if rest != 0 or od < 0 or od >= d.out:
-                    continue
-                for r in range(h.kernel):
-                    oh, rest = (hi + h.pad - r * h.dilation) // h.stride, (hi + h.pad - r * h.dilation) % h.stride
-                    if rest != 0 or oh < 0 or oh >= h.out:
-                        continue
-                    line = p.y + n * p.yn + c * p.yc + od * p.yd + oh * p.yh
-                    found = p.i + n * p.i_n + c * p.i_c + od * p.i_d + oh * p.i_h
-                    rows = _counted(d, od) * _counted(h, oh)
-                    for s in range(w.kernel):
-                        offset = s * w.dilation - w.pad
-                        if p.by_channels != 0:
-                            ow, rest = (wi - offset) // w.stride, (wi - offset) % w.stride
-                            if rest == 0 and ow >= 0 and ow < w.out:
-                                source = line + ow * p.yw + first * p.yc
-                                if largest:
-                                    own = found + ow * p.i_w + first * p.i_c
-                                    lanes_add_where(tag, row, source, p.yc, own, count, number + wi)
-                                else:
-                                    lanes_add_divided(tag, row, source, p.yc, count, rows * _counted(w, ow))
-                        else:
-                            begin = max(0, -((offset - first) // w.stride))
-                            stop = min(w.out, (first + count - 1 - offset) // w.stride + 1)
-                            _add_line(tag, acc, itemsize, largest, p, w, line, found, rows, row, first, number, offset,
-                                      begin, stop)  # fmt: skip
-            if p.by_channels != 0:
-                lanes_store(tag, x + wi * p.xw + first * p.xc, p.xc, row, count)
-            else:
-                lanes_store(tag, x + first * p.xw, p.xw, row, count)
+def _spread(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: Any, r: Any, y: int) -> None:
+    """Give each window's gradient to its pixels, in equal parts: along a line first, then to all of its lines."""
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    columns, height = wp.stop - wp.start, hp.stop - hp.start
+    od = _next_window(d, dp, dp.first)
+    while od < dp.last:
+        d_tap, d_stop = _taps(d, od, dp.start, dp.stop)
+        oh = _next_window(h, hp, hp.first) if d_tap < d_stop else hp.last
+        while oh < hp.last:
+            h_tap, h_stop = _taps(h, oh, hp.start, hp.stop)
+            if h_tap < h_stop:
+                lanes_fill(_INDEX, r.row, columns * r.vectors, 0)
+                begin = _next_window(w, wp, wp.first)
+                while begin < wp.last:
+                    end = min(begin + SOURCE_VECTORS // r.vectors, wp.last)
+                    _take(tag, itemsize, r, y + od * p.yd + oh * p.yh + begin * p.yw, p.yc, p.yw, end - begin)
+                    _divide(acc, w, _counted(d, od) * _counted(h, oh), r.source, r, begin, end)
+                    first, last = _inner(w, wp.start, wp.stop, begin, end)
+                    output = begin
+                    while output < end:
+                        count = last - output if first <= output < last else 1
+                        tap, stop = _taps(w, output, wp.start, wp.stop)
+                        if tap < stop:
+                            at = output * w.stride - w.pad + tap * w.dilation - wp.start
+                            lanes_spread(acc, r.row + at * r.pitch, r.source + (output - begin) * r.pitch, count,
+                                         r.vectors, w.stride * r.pitch, w.dilation * r.pitch, stop - tap)  # fmt: skip
+                        output += count
+                    begin = _next_window(w, wp, end)
+                for t in range(d_tap, d_stop):
+                    di = od * d.stride - d.pad + t * d.dilation - dp.start
+                    hi = oh * h.stride - h.pad + h_tap * h.dilation - hp.start
+                    line = columns * r.pitch
+                    lanes_spread(acc, r.sums + (di * height + hi) * line, r.row, 1, columns * r.vectors, 0,
+                                 h.dilation * line, h_stop - h_tap)  # fmt: skip
+            oh = _next_window(h, hp, oh + 1)
+        od = _next_window(d, dp, od + 1)
 
 
 @helper
-def _add_line(
-    tag: Any, acc: Any, itemsize: int, largest: bool, p: Any, w: Any, line: int, found: int, rows: int, row: int,
-    first: int, number: int, offset: int, begin: int, stop: int,
-) -> None:  # fmt: skip
-    """Add what windows begin..stop-1 of a line give to the pixel under one tap of each."""
-    for ow in range(begin, stop):
-        wi = ow * w.stride + offset
-        at = row + (wi - first) * itemsize
-        value = load(tag, line + ow * p.yw)
-        if largest:
-            if get_int(found + ow * p.i_w, 0) == number + wi:
-                store(acc, at, load(acc, at) + value)
-        else:
-            store(acc, at, load(acc, at) + value / type(acc)(rows * _counted(w, ow)))
-
-
-@helper
-def _pool(tag: Any, acc: Any, itemsize: int, job: int) -> None:
-    d, h, w = (
-        Window(*_read_axis(job)),
-        Window(*_read_axis(job + 8 * _AXIS_WORDS)),
-        Window(*_read_axis(job + 16 * _AXIS_WORDS)),
-    )
-    p = Pooled(*_read_job(job + 24 * _AXIS_WORDS))
-    row = _row_room()
-    largest, forward = p.largest != 0, p.forward != 0
-    found = row + LANES * 8 if p.i != 0 and forward else 0
-    depth, height = (d.out, h.out) if forward else (d.size, h.size)
-    while True:
-        begin = next_task(p.counter) * p.lines_per_task
-        if begin >= p.lines:
-            return
-        for line in range(begin, min(begin + p.lines_per_task, p.lines)):
-            at_h, rest = line % height, line // height
-            at_d, rest = rest % depth, rest // depth
-            n, c = (rest, 0) if p.by_channels != 0 else (rest // p.channels, rest % p.channels)
-            if forward:
-                _forward_line(tag, acc, itemsize, largest, p, d, h, w, n, c, at_d, at_h, row, found)
-            else:
-                _backward_line(tag, acc, itemsize, largest, p, d, h, w, n, c, at_d, at_h, row, row + LANES * 8)
+def _scatter(tag: Any, acc: Any, itemsize: int, job: int, dp: Any, hp: Any, wp: Any, r: Any, y: int,
+             i: int) -> None:  # fmt: skip
+    """Give each window's gradient to the pixel of its index; the block's are numbered without a gap."""
+    d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+    w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+    start = p.index + dp.start * d.index + hp.start * h.index + wp.start * w.index
+    pixels = (dp.stop - dp.start) * (hp.stop - hp.start) * (wp.stop - wp.start)
+    od = _next_window(d, dp, dp.first)
+    while od < dp.last:
+        oh = _next_window(h, hp, hp.first)
+        while oh < hp.last:
+            ow = _next_window(w, wp, wp.first)
+            while ow < wp.last:
+                come = y + od * p.yd + oh * p.yh + ow * p.yw
+                found = i + od * p.i_d + oh * p.i_h + ow * p.i_w
+                for lane in range(r.lanes):
+                    at = get_int(found + lane * p.i_c, 0) - start - lane * p.lane_index
+                    # Those of other blocks go to a pixel that is left behind: a branch would be guessed wrong.
+                    at = at if 0 <= at < pixels else pixels
+                    to = r.sums + at * r.pitch + lane * itemsize
+                    store(acc, to, load(acc, to) + load(tag, come + lane * p.yc))
+                ow = _next_window(w, wp, ow + 1)
+            oh = _next_window(h, hp, oh + 1)
+        od = _next_window(d, dp, od + 1)
 
 
 @cache
 def pooling(dtype: str) -> int:
     """Return the address of the compiled poolings of `dtype`; a job is the three `Window`, then a `Pooled`."""
     tag, acc = tags(dtype)
-    itemsize = acc.itemsize
+    itemsize, wide = acc.itemsize, dtype in ("float32", "float64")
+    width = VECTOR_BYTES // itemsize
 
     def run(job: int, worker: int) -> None:
-        _pool(tag, acc, itemsize, job)
+        d, h = Window(*_read_axis(job)), Window(*_read_axis(job + 8 * _AXIS_WORDS))
+        w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
+        source, row, sums = _source_room(), _row_room(), _sum_room()
+        forward, indexed = p.forward != 0, p.forward != 0 and p.i != 0
+        row_found = row + ROW_VECTORS * VECTOR_BYTES if indexed else 0
+        found = sums + (SUM_VECTORS + SPARE) * VECTOR_BYTES if indexed else 0
+        block = next_task(p.counter) * p.blocks_per_task
+        while block < p.blocks:
+            for number in range(block, min(block + p.blocks_per_task, p.blocks)):
+                # Blocks of the same pixels come one after the other if their lanes are neighbours in memory.
+                part, rest = (number % p.lane_blocks, number // p.lane_blocks) if p.inside != 0 else (0, number)
+                wp, rest = _part(w, rest % w.blocks, p.forward), rest // w.blocks
+                hp, rest = _part(h, rest % h.blocks, p.forward), rest // h.blocks
+                dp, n = _part(d, rest % d.blocks, p.forward), rest // d.blocks
+                if p.inside == 0:
+                    part, n = n % p.lane_blocks, n // p.lane_blocks
+                lane = part * p.most_lanes
+                lanes = min(p.most_lanes, p.lanes - lane)
+                vectors = -(-lanes // width)
+                r = Rows(source, row, row_found, sums, found, lanes, vectors, vectors * VECTOR_BYTES,
+                         vectors * width * 8)  # fmt: skip
+                depth, height, columns = dp.stop - dp.start, hp.stop - hp.start, wp.stop - wp.start
+                x, y, i = p.x + n * p.xn + lane * p.xc, p.y + n * p.yn + lane * p.yc, p.i + n * p.i_n + lane * p.i_c
+                _clear(itemsize, sums, found, depth * height * columns * vectors, p.largest if forward else 0)
+                target, step = x + dp.start * p.xd + hp.start * p.xh + wp.start * p.xw, (p.xc, p.xd, p.xh, p.xw)
+                if forward:
+                    in_place = wide and p.xc == itemsize and lanes == vectors * width
+                    _forward(tag, acc, itemsize, in_place, job, dp, hp, wp, r, x)
+                    target, step = y + dp.start * p.yd + hp.start * p.yh + wp.start * p.yw, (p.yc, p.yd, p.yh, p.yw)
+                elif p.largest != 0:
+                    _scatter(tag, acc, itemsize, job, dp, hp, wp, r, y, i)
+                else:
+                    _spread(tag, acc, itemsize, job, dp, hp, wp, r, y)
+                if not forward or p.y != 0:
+                    _put(tag, itemsize, r.lanes, sums, r.pitch, target, *step, depth, height, columns)
+                if indexed:
+                    if p.lane_index != 0:
+                        lanes_number(acc, found, depth * height * columns, p.lane_index)
+                    target = i + dp.start * p.i_d + hp.start * p.i_h + wp.start * p.i_w
+                    _put(_INDEX, 8, r.lanes, found, r.found_pitch, target, p.i_c, p.i_d, p.i_h, p.i_w, depth, height,
+                         columns)  # fmt: skip
+            block = next_task(p.counter) * p.blocks_per_task
 
     return entry(run, f"pooling_{dtype}")

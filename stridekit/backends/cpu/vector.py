@@ -32,7 +32,7 @@ def tags(dtype: str) -> tuple[Any, Any]:
 
 VECTOR_BYTES = host().vector_bytes
 
-_FLOAT16, _BFLOAT16 = types.uint16, types.int16
+FLOAT16, BFLOAT16 = types.uint16, types.int16
 _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
 _INT16 = ir.IntType(16)
@@ -62,10 +62,10 @@ def load(typingctx: Any, tag: Any, address: Any) -> Any:
     """Read one element of the tag's type at `address`, as its accumulator type; any alignment."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-        if tag not in (_FLOAT16, _BFLOAT16):
+        if tag not in (FLOAT16, BFLOAT16):
             return builder.load(_pointer(builder, args[1], _scalar(tag)), align=1)
         bits = builder.load(_pointer(builder, args[1], _INT16), align=1)
-        if tag == _FLOAT16:
+        if tag == FLOAT16:
             return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
         return builder.bitcast(builder.shl(builder.zext(bits, _INT32), ir.Constant(_INT32, 16)), ir.FloatType())
 
@@ -78,9 +78,9 @@ def store(typingctx: Any, tag: Any, address: Any, value: Any) -> Any:
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
         _, where, number = args
-        if tag == _FLOAT16:
+        if tag == FLOAT16:
             bits = builder.bitcast(builder.fptrunc(number, ir.HalfType()), _INT16)
-        elif tag == _BFLOAT16:
+        elif tag == BFLOAT16:
             bits = _bfloat16_bits(builder, number)
         else:
             bits = number
@@ -175,6 +175,24 @@ def copy_vectors(typingctx: Any, target: Any, source: Any, count: Any) -> Any:
 
 
 @intrinsic
+def fill_vectors(typingctx: Any, acc: Any, target: Any, count: Any, value: Any) -> Any:
+    """Write `count` whole vectors of `value`."""
+
+    def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
+        _, where, number, scalar = args
+        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        vector = ir.VectorType(_scalar(acc), lanes)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0))
+        every = shuffle(builder, first, first, [0] * lanes)
+        place = _pointer(builder, where, vector)
+        with cgutils.for_range(builder, number, intp=_INT64) as loop:
+            builder.store(every, builder.gep(place, [loop.index]), align=1)
+        return context.get_dummy_value()
+
+    return types.void(acc, types.int64, types.int64, acc), codegen
+
+
+@intrinsic
 def zero_products(typingctx: Any, acc: Any, address: Any, step: Any, count: Any) -> Any:
     """Add up zero times each element of `count` vectors `step` bytes apart: 0, or NaN if one is infinite or NaN."""
 
@@ -187,12 +205,7 @@ def zero_products(typingctx: Any, acc: Any, address: Any, step: Any, count: Any)
             where = builder.add(args[1], builder.mul(loop.index, args[2]))
             values = builder.load(_pointer(builder, where, vector), align=1)
             builder.store(builder.fadd(builder.load(total), builder.fmul(values, zeros)), total)
-        found = builder.load(total)
-        while lanes > 1:
-            lanes //= 2
-            low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
-            found = builder.fadd(*(_shuffle(builder, found, found, half) for half in (low, high)))
-        return builder.extract_element(found, ir.Constant(_INT32, 0))
+        return added_up(builder, builder.load(total))
 
     return acc(acc, types.int64, types.int64, types.int64), codegen
 
@@ -231,10 +244,7 @@ def transpose(
             row = builder.select(builder.icmp_signed("<", number, last), number, last)
             where = builder.add(come, builder.mul(row, come_step))
             square.append(builder.load(_pointer(builder, where, vector), align=1))
-        step = 1
-        while step < lanes:
-            square = _swap_bit(builder, square, step)
-            step *= 2
+        square = transposed(builder, square)
         for j in range(lanes):
             number = ir.Constant(_INT64, j)
             with builder.if_then(builder.icmp_signed("<", number, column_count)):
@@ -264,8 +274,8 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
             where = builder.add(come, builder.mul(row, come_step))
             loaded.append(builder.load(_pointer(builder, where, vector), align=1))
         for j in range(lanes):
-            first, second = (_shuffle(builder, a, b, [j, lanes + j]) for a, b in (loaded[:2], loaded[2:]))
-            quad = _shuffle(builder, first, second, [0, 1, 2, 3])
+            first, second = (shuffle(builder, a, b, [j, lanes + j]) for a, b in (loaded[:2], loaded[2:]))
+            quad = shuffle(builder, first, second, [0, 1, 2, 3])
             where = builder.add(to, builder.mul(ir.Constant(_INT64, j), to_step))
             builder.store(quad, _pointer(builder, where, quad.type), align=1)
         return context.get_dummy_value()
@@ -273,8 +283,28 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
     return types.void(acc, *(types.int64,) * 5), codegen
 
 
-def _shuffle(builder: _Builder, a: _Value, b: _Value, lanes: list[int]) -> _Value:
+def shuffle(builder: _Builder, a: _Value, b: _Value, lanes: list[int]) -> _Value:
+    """Take the elements of a vector numbered `lanes` from `a` and, counted on, from `b`."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(_INT32, len(lanes)), lanes))
+
+
+def added_up(builder: _Builder, vector: _Value) -> _Value:
+    """Add the lanes of a vector up, half to half."""
+    lanes = vector.type.count
+    while lanes > 1:
+        lanes //= 2
+        low, high = list(range(lanes)), list(range(lanes, 2 * lanes))
+        vector = builder.fadd(*(shuffle(builder, vector, vector, half) for half in (low, high)))
+    return builder.extract_element(vector, ir.Constant(_INT32, 0))
+
+
+def transposed(builder: _Builder, square: list[_Value]) -> list[_Value]:
+    """Return the columns of as many vectors as one has lanes."""
+    step = 1
+    while step < len(square):
+        square = _swap_bit(builder, square, step)
+        step *= 2
+    return square
 
 
 def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value]:
@@ -286,5 +316,5 @@ def _swap_bit(builder: _Builder, square: list[_Value], step: int) -> list[_Value
     for row in range(lanes):
         if not row & step:
             pair = square[row], square[row + step]
-            swapped[row], swapped[row + step] = (_shuffle(builder, *pair, mask) for mask in (low, high))
+            swapped[row], swapped[row + step] = (shuffle(builder, *pair, mask) for mask in (low, high))
     return swapped

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from stridekit.backends import Operands
-from stridekit.backends.cpu.algorithms import VECTORS_PER_SECOND, no_half
+from stridekit.backends.cpu.algorithms import VECTORS_PER_SECOND, no_half, turned_elements
 from stridekit.backends.cpu.jobs import strides_of
 from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.backends.cpu.reducing import Reduction, reduction
@@ -16,6 +16,9 @@ from stridekit.problem import ConvProblem
 from stridekit.workspace import WorkspaceLayout, align
 
 _WORD_BYTES = 8
+_BLOCK, _STORING, _LAYING = 3, 30, 6
+"""What it takes to read and write a vector of sums for each block, to store it, and to lay a vector of what is read,
+in vectors of products."""
 
 
 class RunTile:
@@ -28,10 +31,12 @@ class RunTile:
         return no_half(problem, device)
 
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
-        """Return the modelled time: every multiply-add of every tile, spare lanes included."""
+        """Return the modelled time: every multiply-add of every tile, spare lanes included, and what is stored."""
         r = reduction(problem, device)
-        products = r.groups * r.vectors * r.channels * problem.taps * problem.output_pixels * r.batch
-        return products / (VECTORS_PER_SECOND * device.threads)
+        each = problem.output_pixels * r.batch + _BLOCK * r.summed + _STORING
+        laid = _LAYING * r.batch * turned_elements(problem) / r.lanes
+        units = r.groups * r.vectors * r.channels * problem.taps * each + laid
+        return units / (VECTORS_PER_SECOND * device.threads)
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how wide the tile is, and into how many sums the one over pixels is cut."""

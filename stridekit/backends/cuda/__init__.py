@@ -40,4 +40,4 @@ def versions() -> dict[str, str]:
 
 def cache_dir() -> str | None:
     """Return the folder of compiled kernels."""
-    return str(caching.cache_dir() / "cuda")
+    return str(caching.cache_dir())

@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterator
 
 from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
-from stridekit.backends.cuda.folding import FOLDED, fill_kernel, fold_kernel
+from stridekit.backends.cuda.folding import FILL_PARAMETERS, FOLD_PARAMETERS, FOLDED, fill_kernel, fold_kernel
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
-from stridekit.backends.cuda.moving import moving_kernel
-from stridekit.backends.cuda.pooling import pool_kernel
+from stridekit.backends.cuda.moving import COPY_PARAMETERS, PACK_PARAMETERS, moving_kernel
+from stridekit.backends.cuda.parameters import PARAMETERS, WALK
+from stridekit.backends.cuda.pooling import POOL_PARAMETERS, pool_kernel
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile
 
@@ -22,6 +23,18 @@ TILES: dict[tuple[str, str], tuple[Tile, ...]] = {
     ("float64", ""): FLOAT64_TILES,
 }
 """The tiles of each dtype and way to multiply; the empty name is fused multiply-adds."""
+
+
+STRUCTS = {
+    "ConvParameters": ("parameters.cuh", PARAMETERS),
+    "Walk": ("walk.cuh", WALK),
+    "PoolParameters": ("pooling.cuh", POOL_PARAMETERS),
+    "FillParameters": ("fill.cu", FILL_PARAMETERS),
+    "FoldParameters": ("fold_padding.cu", FOLD_PARAMETERS),
+    "PackParameters": ("pack_weights.cu", PACK_PARAMETERS),
+    "CopyParameters": ("to_channels_last.cu", COPY_PARAMETERS),
+}
+"""Every struct that a kernel is given: the file that defines it, and its twin."""
 
 
 def families() -> Iterator[tuple[Kernel, ...]]:

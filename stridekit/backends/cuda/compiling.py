@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
-from threading import RLock
 from typing import Any
 
 from stridekit.backends.cuda.sources import Kernel, source_of
-from stridekit.caching import cache_dir, private_folder, write_renamed
+from stridekit.caching import cache_dir, private_folder, read_own, write_renamed
+from stridekit.concurrency import loaded, undisturbed
 from stridekit.errors import BackendUnavailableError
 
 INSTALL = "pip install '.[cuda13]' (driver 580 or later) or '.[cuda12]' in the clone"
@@ -88,35 +88,30 @@ def compile_kernel(kernel: Kernel, architecture: str) -> Compiled:
         nvrtc.nvrtcDestroyProgram(program)
 
 
-_compiling = RLock()
-
-
 def cubin_path(kernel: Kernel, architecture: str) -> Path:
     """Return a file with the kernel's machine code: from the cache, or compiled into it."""
     name = f"{kernel.entry}.sm_{architecture}.{_key(kernel, architecture)}.cubin"
-    path = cache_dir() / "cuda" / name
-    with _compiling:
-        if _intact(path):
-            return path
-        cubin = compile_kernel(kernel, architecture).cubin
-        try:
-            _keep(path, cubin)
-        except OSError:
-            path = private_folder() / name
-            _keep(path, cubin)
+    path = cache_dir() / name
+    return path if _intact(path) else undisturbed(partial(_compiled, kernel, architecture, path))
+
+
+def _compiled(kernel: Kernel, architecture: str, path: Path) -> Path:
+    """Compile into a file, unless another thread has; return where it lies."""
+    if _intact(path):
+        return path
+    cubin = compile_kernel(kernel, architecture).cubin
+    try:
+        write_renamed(path, cubin)
+        write_renamed(path.with_suffix(".sha256"), hashlib.sha256(cubin).hexdigest().encode())
+    except OSError:
+        path = private_folder() / path.name
+        path.write_bytes(cubin)
     return path
 
 
-def _keep(path: Path, cubin: bytes) -> None:
-    write_renamed(path, cubin)
-    write_renamed(path.with_suffix(".sha256"), hashlib.sha256(cubin).hexdigest().encode())
-
-
 def _intact(path: Path) -> bool:
-    try:
-        return path.with_suffix(".sha256").read_bytes().decode() == hashlib.sha256(path.read_bytes()).hexdigest()
-    except (OSError, UnicodeDecodeError):
-        return False
+    cubin, digest = read_own(path), read_own(path.with_suffix(".sha256"))
+    return cubin is not None and digest == hashlib.sha256(cubin).hexdigest().encode()
 
 
 def _key(kernel: Kernel, architecture: str) -> str:
@@ -126,9 +121,7 @@ def _key(kernel: Kernel, architecture: str) -> str:
 
 @cache
 def _nvrtc() -> Any:
-    from cuda.bindings import nvrtc
-
-    return nvrtc
+    return loaded("cuda.bindings.nvrtc")
 
 
 def _checked(result: tuple[Any, ...]) -> Any:

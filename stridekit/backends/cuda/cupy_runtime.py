@@ -14,6 +14,7 @@ from stridekit.backends.cuda import compiling
 from stridekit.backends.cuda.device import GRANULARITY, OLDEST, CudaDevice
 from stridekit.backends.cuda.runtime import Grid
 from stridekit.backends.cuda.sources import Kernel
+from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 
 _OPT_IN_SHARED = 48 * 1024
@@ -142,9 +143,7 @@ CUPY = CupyRuntime()
 
 @cache
 def _cupy() -> Any:
-    import cupy
-
-    return cupy
+    return loaded("cupy")
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import Any
 
@@ -12,12 +11,28 @@ from stridekit.arrays import DTYPES, Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
-from stridekit.backends.cuda.parameters import PARAMETERS, fresh, parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import STEPS, WALK, fresh, parameters_of, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.padding import PADDING_MODES
 from stridekit.problem import ConvProblem
 
 _THREADS = 256
+_WRITTEN = [("walk", WALK), ("y", np.uint64), ("y_step", STEPS), ("channels_inside", np.int64)]
+FILL_PARAMETERS: np.dtype[Any] = np.dtype(
+    [*_WRITTEN, ("bias", np.uint64), ("bias_step", np.int64), ("activation", np.int64), ("slope", np.float64)],
+    align=True,
+)
+FOLD_PARAMETERS: np.dtype[Any] = np.dtype(
+    [
+        *_WRITTEN,
+        ("x", np.uint64),
+        ("x_step", STEPS),
+        *((name, np.int64, 3) for name in ("size", "before", "behind")),
+        ("padding_mode", np.int64),
+    ],
+    align=True,
+)
+"""The twins of `FillParameters` in kernels/fill.cu and of `FoldParameters` in kernels/fold_padding.cu."""
 _WIDER = {"float16": "float32", "bfloat16": "float32"}
 FOLDED = (*((dtype, dtype) for dtype in DTYPES), *_WIDER.items(), *((wide, dtype) for dtype, wide in _WIDER.items()))
 """The types (from, to) that kernels/fold_padding.cu is asked for."""
@@ -28,7 +43,7 @@ class DeviceMoves:
 
     def fill(self, problem: ConvProblem, device: CudaDevice, bias: Array, target: Array) -> None:
         """Write ``activation(bias)``, or zeros."""
-        filled = _over_elements(target)
+        filled = _writing(target, FILL_PARAMETERS)
         p: Any = filled[0]
         known = parameters_of(problem)[0]
         p["activation"], p["slope"] = known["activation"], known["slope"]
@@ -38,18 +53,14 @@ class DeviceMoves:
 
     def convert(self, device: CudaDevice, source: Array, target: Array) -> None:
         """Copy, to a wider type if `target` has one."""
-        filled = _over_elements(target)
-        p: Any = filled[0]
-        p["x"], p["x_step"] = address(source), steps_of(source)
-        _launch(device, fold_kernel(str(source.dtype), str(target.dtype)), filled)
+        _launch(device, fold_kernel(str(source.dtype), str(target.dtype)), _adding(source, target))
 
     def fold(self, problem: ConvProblem, device: CudaDevice, padded: Array, target: Array) -> None:
         """Add every pixel of the padding to the one it was copied from."""
-        filled = _over_elements(target)
+        filled = _adding(padded, target)
         p: Any = filled[0]
-        p["x"], p["x_step"] = address(padded), steps_of(padded)
-        p["padding"] = three([axis.pad_before for axis in problem.geometry.axes], 0)
-        p["output"] = three([axis.pad_after for axis in problem.geometry.axes], 0)
+        p["before"] = three([axis.pad_before for axis in problem.geometry.axes], 0)
+        p["behind"] = three([axis.pad_after for axis in problem.geometry.axes], 0)
         p["padding_mode"] = PADDING_MODES.index(problem.padding_mode)
         _launch(device, fold_kernel(str(padded.dtype), str(target.dtype)), filled)
 
@@ -67,26 +78,31 @@ def fill_kernel(dtype: str) -> Kernel:
     return Kernel("fill.cu", f"fill_{dtype}", (("ELEMENT", ELEMENTS[dtype]),), _THREADS)
 
 
-def _over_elements(target: Array) -> np.ndarray:
-    """Return a struct that walks over the elements of an ``(N, C, *spatial)`` array, without padding."""
-    filled = fresh(_walk(tuple(target.shape)))
+def _writing(target: Array, kind: np.dtype[Any]) -> np.ndarray:
+    """Return a struct of `kind` that walks over the elements of an ``(N, C, *spatial)`` array."""
+    filled = fresh(_walking(tuple(target.shape), kind))
     p: Any = filled[0]
     p["y"], p["y_step"] = address(target), steps_of(target)
-    p["y_by_filters"] = abs(int(p["y_step"]["c"])) == 1
+    p["channels_inside"] = abs(int(p["y_step"]["c"])) == 1
+    return filled
+
+
+def _adding(source: Array, target: Array) -> np.ndarray:
+    """Return a struct that adds up `source`, which has no padding yet."""
+    filled = _writing(target, FOLD_PARAMETERS)
+    p: Any = filled[0]
+    p["x"], p["x_step"], p["size"] = address(source), steps_of(source), three(target.shape[2:], 1)
     return filled
 
 
 @lru_cache(maxsize=1024)
-def _walk(shape: tuple[int, ...]) -> np.ndarray:
-    filled = np.zeros(1, PARAMETERS)
-    p: Any = filled[0]
-    depth, rows, columns = size = three(shape[2:], 1)
-    p["threads"], p["size"], p["activation"] = math.prod(shape), size, -1
-    set_divisors(filled, filters=shape[1], input_column=columns, input_row=rows, output_depth=depth)
+def _walking(shape: tuple[int, ...], kind: np.dtype[Any]) -> np.ndarray:
+    filled = np.zeros(1, kind)
+    filled[0]["walk"] = walk_of(shape)
     return filled
 
 
 def _launch(device: CudaDevice, kernel: Kernel, filled: np.ndarray) -> None:
-    blocks = -(-int(filled[0]["threads"]) // _THREADS)
+    blocks = -(-int(filled[0]["walk"]["elements"]) // _THREADS)
     if blocks:
         launch(device, kernel, (blocks, 1, 1), filled)

@@ -14,7 +14,7 @@ from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import LAUNCH_SECONDS, at_typical_batch
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, THREADS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.launching import launch
-from stridekit.backends.cuda.moving import TILE_SIDE, pack_weights, to_channels_last
+from stridekit.backends.cuda.moving import TILE_SIDE, Placed, pack_weights, to_channels_last
 from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
@@ -137,7 +137,6 @@ class _ImplicitGemm:
         inner, x = reduction(problem, device), operands.input
         filled = fresh(_prepared(problem, device))
         p = filled[0]
-        p["x"], p["x_step"], p["group_step"] = address(x), steps_of(x), problem.group_in_channels * _channel_step(x)
         p["y"], p["y_step"], p["packed"] = address(out), steps_of(out), address(operands.packed_weight)
         if operands.bias is not None:
             p["bias"], p["bias_step"] = address(operands.bias), operands.bias.strides[0] // operands.bias.itemsize
@@ -145,11 +144,13 @@ class _ImplicitGemm:
         p["y_by_filters"] = abs(int(p["y_step"]["c"])) == 1 and problem.output_pixels > 1
         p["y_in_vectors"] = _in_chunks(out, problem.group_out_channels)
         loader = _loader(problem, device)
+        read = Placed(address(x), steps_of(x), problem.group_in_channels * _channel_step(x))
         if "channels_last" in parts:
-            to_channels_last(problem, device, filled, parts["channels_last"])
+            read = to_channels_last(problem, device, x, parts["channels_last"], inner.channel_pitch)
         elif loader == LOADERS[0] and not _in_chunks(x, problem.group_in_channels):
             # A view that lies otherwise than its order promised: the same sums, read element by element.
             loader = LOADERS[1]
+        p["x"], p["x_step"], p["group_step"] = read
         if "partials" in parts:
             p["partials"] = address(parts["partials"])
         tiles = -(-int(p["M"]) // tile.m) * int(p["filter_tiles"])
@@ -281,11 +282,9 @@ def _prepared(problem: ConvProblem, device: CudaDevice) -> np.ndarray:
     axes = problem.geometry.axes
     depth, rows, columns = three([axis.output_size for axis in axes], 1)
     _, kernel_rows, kernel_columns = three([axis.kernel for axis in axes], 1)
-    _, input_rows, input_columns = three([axis.size for axis in axes], 1)
     set_divisors(
         filled,
         channel_pitch=inner.channel_pitch,
-        depth=inner.depth,
         filters=problem.group_out_channels,
         pixels=max(1, int(p["M"])),
         kernel_row=kernel_rows,
@@ -293,7 +292,5 @@ def _prepared(problem: ConvProblem, device: CudaDevice) -> np.ndarray:
         output_depth=depth,
         output_row=rows,
         output_column=columns,
-        input_row=input_rows,
-        input_column=input_columns,
     )
     return filled

@@ -1,7 +1,11 @@
-"""What kernels are told: the twin of `ConvParameters` in kernels/parameters.cuh, and how a problem fills it in."""
+"""What kernels are told: twins of the structs in kernels/parameters.cuh and walk.cuh, and how a problem fills them in.
+
+A kernel with a struct of its own has the twin where it is launched; `structs` in `catalog` lists all.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,15 +15,19 @@ from stridekit.activation import ACTIVATIONS
 from stridekit.padding import PADDING_MODES
 from stridekit.problem import ConvProblem
 
-_STEPS = [(name, np.int64) for name in "ncdhw"]
-_DIVISOR = np.dtype(
+STEPS: np.dtype[Any] = np.dtype([(name, np.int64) for name in "ncdhw"])
+DIVISOR: np.dtype[Any] = np.dtype(
     [("divisor", np.uint64), ("multiplier_64", np.uint64), ("multiplier_32", np.uint32), ("shift", np.uint32)]
 )
-POINTERS = ("x", "weight", "bias", "y", "packed", "channels_last", "partials")
+POINTERS = ("x", "weight", "bias", "y", "packed", "partials")
 DIVISORS = (
-    "channel_pitch", "depth", "filters", "pixels", "kernel_row", "kernel_column", "output_depth", "output_row",
-    "output_column", "input_row", "input_column", "filter_blocks", "all_filter_blocks",
+    "channel_pitch", "filters", "pixels", "kernel_row", "kernel_column", "output_depth", "output_row",
+    "output_column", "filter_blocks", "all_filter_blocks",
 )  # fmt: skip
+WALK: np.dtype[Any] = np.dtype(
+    [("elements", np.int64), *((f"by_{name}", DIVISOR) for name in ("channels", "depth", "row", "column"))], align=True
+)
+"""The twin of `Walk` in kernels/walk.cuh."""
 SIZES = (
     "threads", "M", "depth", "channel_pitch", "group_step", "splits", "blocks_per_split", "filter_tiles",
     "y_in_vectors", "y_by_filters",
@@ -27,8 +35,8 @@ SIZES = (
 PARAMETERS: np.dtype[Any] = np.dtype(
     [
         *((name, np.uint64) for name in POINTERS),
-        ("x_step", _STEPS),
-        ("y_step", _STEPS),
+        ("x_step", STEPS),
+        ("y_step", STEPS),
         ("weight_step", np.int64, 5),
         ("bias_step", np.int64),
         *((name, np.int64) for name in ("N", "groups", "C", "K")),
@@ -37,7 +45,7 @@ PARAMETERS: np.dtype[Any] = np.dtype(
         ("activation", np.int64),
         ("slope", np.float64),
         *((name, np.int64) for name in SIZES),
-        *((f"by_{name}", _DIVISOR) for name in DIVISORS),
+        *((f"by_{name}", DIVISOR) for name in DIVISORS),
     ],
     align=True,
 )
@@ -78,13 +86,19 @@ def parameters_of(problem: ConvProblem) -> np.ndarray:
 
 def fresh(filled: np.ndarray) -> np.ndarray:
     """Copy a struct; as bytes, since NumPy copies structs field by field, which takes longer than a small kernel."""
-    return np.frombuffer(bytearray(filled.view(np.uint8)), PARAMETERS)
+    return np.frombuffer(bytearray(filled.view(np.uint8)), filled.dtype)
 
 
 def set_divisors(filled: np.ndarray, **values: int) -> None:
     """Fill in the divisors called ``by_<name>``."""
     for name, value in values.items():
         filled[0][f"by_{name}"] = divisor(value)
+
+
+def walk_of(shape: Sequence[int]) -> tuple[object, ...]:
+    """Return what `Walk` in kernels/walk.cuh holds for an ``(N, C, *spatial)`` array."""
+    sizes = shape[1], *three(shape[2:], 1)
+    return math.prod(shape), *(divisor(max(1, size)) for size in sizes)
 
 
 def steps_of(array: Any) -> tuple[int, int, int, int, int]:

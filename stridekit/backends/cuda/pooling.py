@@ -12,21 +12,19 @@ from stridekit.arrays import Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
-from stridekit.backends.cuda.parameters import PARAMETERS, divisor, steps_of, three
+from stridekit.backends.cuda.parameters import DIVISOR, STEPS, WALK, divisor, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.pool_problem import PoolProblem
 
 _THREADS = 128
 _AXES = ("size", "output", "kernel", "stride", "dilation", "padding", "low", "high")
-_DIVISORS = ("channels", "depth", "row", "column")
 POOL_PARAMETERS: np.dtype[Any] = np.dtype(
     [
         *((name, np.uint64) for name in ("source", "target", "indices")),
-        *((f"{name}_step", PARAMETERS["x_step"]) for name in ("source", "target", "index")),
+        *((f"{name}_step", STEPS) for name in ("source", "target", "index")),
         *((name, np.int64, 3) for name in _AXES),
-        ("threads", np.int64),
-        *((f"by_{name}", PARAMETERS["by_depth"]) for name in _DIVISORS),
-        *((name, PARAMETERS["by_depth"], 3) for name in ("by_stride", "by_dilation")),
+        ("walk", WALK),
+        *((name, DIVISOR, 3) for name in ("by_stride", "by_dilation")),
     ],
     align=True,
 )
@@ -44,7 +42,7 @@ def pool(problem: PoolProblem, device: CudaDevice, source: Array, indices: Array
         p["indices"], p["index_step"] = address(indices), steps_of(indices)
     inside = problem.memory_order == "channels_last"
     kernel = pool_kernel(problem.operation, problem.direction, problem.dtype, inside, _narrow(problem))
-    launch(device, kernel, (-(-int(p["threads"]) // _THREADS), 1, 1), filled)
+    launch(device, kernel, (-(-int(p["walk"]["elements"]) // _THREADS), 1, 1), filled)
 
 
 @lru_cache(maxsize=256)
@@ -80,10 +78,7 @@ def _prepared(problem: PoolProblem) -> np.ndarray:
     p["kernel"], p["stride"] = three([a.kernel for a in axes], 1), three([a.stride for a in axes], 1)
     p["dilation"], p["padding"] = three([a.dilation for a in axes], 1), three([a.pad_before for a in axes], 0)
     p["low"], p["high"] = (three([pair[side] for pair in problem.counted], side) for side in (0, 1))
-    p["threads"] = math.prod(problem.result_shape)
-    pixels = three(problem.result_shape[2:], 1)
-    for name, value in zip(_DIVISORS, (problem.channels, *pixels), strict=True):
-        p[f"by_{name}"] = divisor(value)
+    p["walk"] = walk_of(problem.result_shape)
     for name in ("stride", "dilation"):
         for axis in range(3):
             p[f"by_{name}"][axis] = divisor(int(p[name][axis]))

@@ -104,8 +104,10 @@ def _program(network: Graph, batch: int, context: Context) -> Program:
     """Return the program, remembered by what it depends on."""
     kept: dict[Any, Program] = network.programs
     key = (tuple(network.features[layer.name] for layer in network.inputs), batch, context)
-    if key not in kept:
-        while len(kept) >= _KEPT:
-            kept.pop(next(iter(kept)))
-        kept[key] = Program(network, batch, context)
-    return kept[key]
+    # Each step is one that other threads come before or after: what was there a step ago need not be there now.
+    program = kept.get(key)
+    if program is None:
+        for oldest in list(kept)[: len(kept) + 1 - _KEPT]:
+            kept.pop(oldest, None)
+        program = kept.setdefault(key, Program(network, batch, context))
+    return program

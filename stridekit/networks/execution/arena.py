@@ -3,19 +3,25 @@
 Values that are never alive at once share their bytes; what is written may take the memory of what it replaces.
 Offsets are dealt out from the largest value to the smallest, each at the lowest place that is free for as long as it
 lives. Source: Y. Pisarchyk and J. Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020, section 4.
-Where that leaves gaps, they are dealt out again with what came to lie on top going first.
+Where that leaves gaps, they are dealt out again with what came to lie on top going first. It takes a look at every two
+values that are alive at once: where these are too many, and where gaps are left, they are dealt out as they come to
+life, each in the smallest gap that holds it.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from stridekit.networks.execution.values import Step, Value
 from stridekit.workspace import align
 
-_REPAIRS = 8
+_ORDERS = 10
+_MOST_LOOKS = 4_000_000
+"""Pairs of values alive at once that all orders together may look at: less than a second."""
 _CLOSE = 1.005
 """How near to the least possible size is near enough."""
 
@@ -48,6 +54,8 @@ class Arena:
         Bytes in use at each step, workspace included: the arena is at least as large as the largest.
     shares : dict
         By value, the value whose memory it takes: itself where it takes none.
+    lives : dict
+        By value, the first and the last step that touches it.
     """
 
     nbytes: int
@@ -55,22 +63,21 @@ class Arena:
     workspaces: tuple[int, ...]
     live: tuple[int, ...]
     shares: Mapping[str, str]
+    lives: Mapping[str, tuple[int, int]]
 
 
 def plan_arena(steps: Sequence[Step], values: Iterable[Value], unit: int, kept: Iterable[str] = ()) -> Arena:
     """Lay out `values` for `steps`, each piece beginning on a multiple of `unit` bytes; `kept` last to the end."""
     sizes = {value.name: align(value.nbytes, unit) for value in values}
     firsts, lasts = _lives(steps, sizes)
+    lives = {name: (first, lasts[name]) for name, first in firsts.items()}
     lasts |= dict.fromkeys(set(kept) & set(firsts), len(steps) - 1)
     shares = _shared(steps, sizes, firsts, lasts)
     roots = [name for name in sizes if name in firsts and shares[name] == name]
     pieces = [_Piece(sizes[name], firsts[name], lasts[name], name) for name in roots]
     pieces += [_Piece(align(step.workspace, unit), at, at, None) for at, step in enumerate(steps) if step.workspace]
-    live = [0] * len(steps)
-    for piece in pieces:
-        for at in range(piece.first, piece.last + 1):
-            live[at] += piece.nbytes
-    placed = _laid_out(pieces, max(live, default=0))
+    live = _alive(pieces, [piece.nbytes for piece in pieces], len(steps))
+    placed = _laid_out(pieces, max(live, default=0), len(steps))
     offsets: dict[str, int] = {}
     workspaces = [0] * len(steps)
     for piece, offset in placed:
@@ -84,7 +91,17 @@ def plan_arena(steps: Sequence[Step], values: Iterable[Value], unit: int, kept: 
         workspaces=tuple(workspaces),
         live=tuple(live),
         shares=shares,
+        lives=lives,
     )
+
+
+def _alive(pieces: Iterable[_Piece], weights: Iterable[int], steps: int) -> list[int]:
+    """Return by step the sum of the weights of what is alive there."""
+    changes = [0] * (steps + 1)
+    for piece, weight in zip(pieces, weights, strict=True):
+        changes[piece.first] += weight
+        changes[piece.last + 1] -= weight
+    return list(accumulate(changes))[:steps]
 
 
 def _lives(steps: Sequence[Step], sizes: Mapping[str, int]) -> tuple[dict[str, int], dict[str, int]]:
@@ -120,36 +137,111 @@ def _shared(
     return shares
 
 
-def _laid_out(pieces: Iterable[_Piece], least: int) -> _Placed:
+def _laid_out(pieces: Sequence[_Piece], least: int, steps: int) -> _Placed:
     """Return the pieces with their offsets, in the best of some orders; none can do with less than `least` bytes."""
+    alive = _alive(pieces, [1] * len(pieces), steps)
+    orders = min(_ORDERS, _MOST_LOOKS // max(1, sum(alive) + sum(alive[piece.first] for piece in pieces)))
+    if not orders:
+        return _in_time(pieces)
     by_size = sorted(pieces, key=lambda piece: (-piece.nbytes, piece.first, piece.name is None, piece.name))
-    by_area = sorted(by_size, key=lambda piece: -piece.nbytes * (piece.last - piece.first + 1))
-    placed = _placed(by_size)
-    best = min(placed, placed if _top(placed) == least else _placed(by_area), key=_top)
-    placed = best
-    for _ in range(_REPAIRS):
+    best = placed = _placed(by_size, steps)
+    if orders > 1 and _top(best) > least:
+        by_area = sorted(by_size, key=lambda piece: -piece.nbytes * (piece.last - piece.first + 1))
+        best = placed = min(best, _placed(by_area, steps), key=_top)
+    for _ in range(2, orders):
         if _top(best) <= least * _CLOSE:
-            break
+            return best
         top = _top(placed)
         upper = [offset + piece.nbytes == top for piece, offset in placed]
         order = sorted(range(len(placed)), key=lambda number: not upper[number])
-        placed = _placed([placed[number][0] for number in order])
+        placed = _placed([placed[number][0] for number in order], steps)
         best = min(best, placed, key=_top)
-    return best
+    return best if _top(best) <= least * _CLOSE else min(best, _in_time(pieces), key=_top)
 
 
-def _placed(pieces: Iterable[_Piece]) -> _Placed:
+def _placed(pieces: Iterable[_Piece], steps: int) -> _Placed:
     """Deal out offsets in this order."""
     placed: _Placed = []
+    # Where what is placed begins and ends, by each step that it is alive at, and by the step that it begins to be.
+    alive: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
+    begun: list[list[tuple[int, int]]] = [[] for _ in range(steps)]
     for piece in pieces:
         offset = 0
-        alive = [each for each in placed if each[0].first <= piece.last and piece.first <= each[0].last]
-        for other, start in sorted(alive, key=lambda each: each[1]):
+        beside = alive[piece.first].copy()
+        for at in range(piece.first + 1, piece.last + 1):
+            beside += begun[at]
+        for start, end in sorted(beside):
             if start - offset >= piece.nbytes:
                 break
-            offset = max(offset, start + other.nbytes)
+            offset = max(offset, end)
         placed.append((piece, offset))
+        span = offset, offset + piece.nbytes
+        begun[piece.first].append(span)
+        for at in range(piece.first, piece.last + 1):
+            alive[at].append(span)
     return placed
+
+
+def _in_time(pieces: Iterable[_Piece]) -> _Placed:
+    """Deal out offsets as pieces come to life, of those at one step the longest lived first."""
+    placed: _Placed = []
+    gaps = _Gaps()
+    ending: dict[int, list[tuple[int, int]]] = {}
+    before = 0
+    for piece in sorted(pieces, key=lambda piece: (piece.first, -piece.last, -piece.nbytes)):
+        for at in range(before, piece.first):
+            for offset, nbytes in ending.pop(at, ()):
+                gaps.add(offset, nbytes)
+        before = piece.first
+        offset = gaps.take(piece.nbytes)
+        placed.append((piece, offset))
+        ending.setdefault(piece.last, []).append((offset, piece.nbytes))
+    return placed
+
+
+class _Gaps:
+    """What is free below `top`: gaps by size, and by where they begin and end."""
+
+    def __init__(self) -> None:
+        self.top = 0
+        self._by_size: list[tuple[int, int]] = []
+        self._by_start: dict[int, int] = {}
+        self._by_end: dict[int, int] = {}
+
+    def add(self, offset: int, nbytes: int) -> None:
+        """Free so many bytes; neighbouring gaps become one."""
+        start, end = offset, offset + nbytes
+        if start in self._by_end:
+            start = self._by_end[start]
+            self._remove(start, offset)
+        if end in self._by_start:
+            after = self._by_start[end]
+            self._remove(end, after)
+            end = after
+        if end == self.top:
+            self.top = start
+        elif start < end:
+            self._insert(start, end)
+
+    def take(self, nbytes: int) -> int:
+        """Take so many bytes from the smallest gap that has them, or from the top; return where they begin."""
+        number = bisect_left(self._by_size, (nbytes, 0))
+        if number == len(self._by_size):
+            self.top += nbytes
+            return self.top - nbytes
+        size, start = self._by_size[number]
+        self._remove(start, start + size)
+        if size > nbytes:
+            self._insert(start + nbytes, start + size)
+        return start
+
+    def _insert(self, start: int, end: int) -> None:
+        insort(self._by_size, (end - start, start))
+        self._by_start[start], self._by_end[end] = end, start
+
+    def _remove(self, start: int, end: int) -> None:
+        del self._by_size[bisect_left(self._by_size, (end - start, start))]
+        del self._by_start[start], self._by_end[end]
 
 
 def _top(placed: _Placed) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from stridekit import vram
 from stridekit.arrays import Array, channels_first_view, layout_view
 from stridekit.backends import memory_of
+from stridekit.concurrency import apart, cached_property
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory import Memory
 from stridekit.networks.execution.arena import Arena, plan_arena
@@ -123,17 +123,12 @@ class Program:
     def _alive(self, at: int) -> dict[str, int]:
         """Return what lies in the arena at a step, by role."""
         roles = {"activation": 0, "gradient": 0, "parameter gradient": 0, "saved": 0}
-        firsts: dict[str, int] = {}
-        lasts: dict[str, int] = {}
-        for number, step in enumerate(self.schedule.steps):
-            for name in (*step.reads, *step.writes):
-                firsts.setdefault(name, number)
-                lasts[name] = number
         counted = set()
-        for name, value in self.schedule.values.items():
-            root = self.arena.shares.get(name)
-            if root is not None and firsts.get(name, at + 1) <= at <= lasts[name] and root not in counted:
+        for name, (first, last) in self.arena.lives.items():
+            root = self.arena.shares[name]
+            if first <= at <= last and root not in counted:
                 counted.add(root)
+                value = self.schedule.values[name]
                 roles[value.role] += value.nbytes
         return {
             "activations": roles["activation"],
@@ -152,7 +147,7 @@ class Program:
             parameters = self._parameters(memory)
             self._check_budget(0)
             arena, views = self._views(memory)
-            self._execute(memory, arena, {**views, **parameters}, given, None)
+            apart(self._execute, memory, arena, {**views, **parameters}, given, None)
             on_host = memory.library != "numpy" and all(isinstance(array, np.ndarray) for array in given.values())
             found = {}
             for name in self.schedule.outputs:
@@ -175,7 +170,7 @@ class Program:
             arena, views = self._views(memory)
             for name, shape in self.updated.items():
                 optimizer.prepare(self.context, name, shape, memory)
-            self._execute(memory, arena, {**views, **parameters, found.target: classes}, given, optimizer)
+            apart(self._execute, memory, arena, {**views, **parameters, found.target: classes}, given, optimizer)
             optimizer.steps += 1
             return float(views[found.loss][0])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -262,14 +263,13 @@ class _Scheduler:
                 else:
                     context.xp.add(views[name], views[gradient], out=views[name])
 
-        names = [name for name, _ in targets]
-        later = tuple(name for name in names if (name, True) not in targets)
+        times = Counter(name for name, _ in targets)
+        begun = {name for name, fresh in targets if fresh}
+        later = tuple(name for name, _ in targets if name not in begun)
         # One that is given twice needs memory of its own: it is added to while the gradient is still read.
-        alone = [name for name, fresh in targets if fresh and names.count(name) == 1]
+        alone = [name for name, fresh in targets if fresh and times[name] == 1]
         in_place = dict.fromkeys(alone[-1:], (gradient,))
-        self.found.steps.append(
-            Step(f"{layer.name} backward", (gradient, *later), tuple(dict.fromkeys(names)), 0, run, in_place)
-        )
+        self.found.steps.append(Step(f"{layer.name} backward", (gradient, *later), tuple(times), 0, run, in_place))
 
     def _gradient(self, name: str, totals: dict[str, str] | None) -> str:
         """Return the value for one more gradient of a layer's output.

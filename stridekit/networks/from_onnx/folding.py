@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import reduce
 from typing import Any
 
 import numpy as np
@@ -14,8 +14,8 @@ from stridekit.networks.from_onnx.loading import array_of
 from stridekit.networks.from_onnx.node import Node, integers
 from stridekit.networks.tracing import Constant
 
-_MOST_MADE = 2**20
-"""Elements of a constant that is made of less: a model may ask for more than any memory holds."""
+_WIDEST = 8
+"""Bytes of an element whose type is not known before it is made."""
 
 
 def shape(node: Node) -> Constant:
@@ -60,7 +60,9 @@ def _arrays(node: Node) -> list[np.ndarray]:
 def _elementwise(function: Callable[..., Any]) -> Callable[[Node], Constant]:
     def folded(node: Node) -> Constant:
         arrays = _arrays(node)
-        _limited(np.broadcast_shapes(*(array.shape for array in arrays)), max(array.size for array in arrays))
+        # Of many inputs one result is made after the other.
+        results = max(1, len(arrays) - 1)
+        node.tracer.make(np.broadcast_shapes(*(array.shape for array in arrays)), _WIDEST * results)
         found = np.asarray(function(*arrays))
         return Constant(found)
 
@@ -91,7 +93,9 @@ def _cast(node: Node, array: np.ndarray) -> np.ndarray:
     from onnx import helper
 
     node.ignored("saturate", "round_mode")
-    return array.astype(helper.tensor_dtype_to_np_dtype(node.integer("to", 0)))
+    dtype = helper.tensor_dtype_to_np_dtype(node.integer("to", 0))
+    node.tracer.make(array.shape, dtype.itemsize)
+    return array.astype(dtype)
 
 
 def axes_of(node: Node, number: int = 1) -> tuple[int, ...] | None:
@@ -117,17 +121,31 @@ def _reshaped(node: Node, array: np.ndarray) -> np.ndarray:
     wanted = list(node.integers_input(1) or ())
     if not node.flag("allowzero"):
         wanted = [array.shape[axis] if size == 0 else size for axis, size in enumerate(wanted)]
+    # What was transposed before is copied.
+    node.tracer.make(array.shape, array.itemsize)
     return array.reshape(wanted)
 
 
 def _gather(node: Node) -> Constant:
     array, indices = _arrays(node)
-    _limited(indices.shape, array.size)
-    return Constant(np.take(array, indices, axis=node.integer("axis", 0)))
+    axis = _axis(node.integer("axis", 0), array)
+    node.tracer.make((*array.shape[:axis], *indices.shape, *array.shape[axis + 1 :]), array.itemsize)
+    return Constant(np.take(array, indices, axis=axis))
+
+
+def _axis(axis: int, array: np.ndarray) -> int:
+    if not -array.ndim <= axis < array.ndim:
+        raise NetworkError(f"axis is {axis}; the constant has {array.ndim}")
+    return axis % array.ndim
 
 
 def _concat(node: Node) -> Constant:
-    return Constant(np.concatenate(_arrays(node), axis=node.integer("axis", 0)))
+    arrays = _arrays(node)
+    axis = _axis(node.integer("axis", 0), arrays[0])
+    whole = list(arrays[0].shape)
+    whole[axis] = sum(array.shape[axis] for array in arrays if array.ndim == len(whole))
+    node.tracer.make(whole, max(array.itemsize for array in arrays))
+    return Constant(np.concatenate(arrays, axis=axis))
 
 
 def slices(node: Node) -> list[tuple[int, int, int, int]]:
@@ -154,27 +172,25 @@ def _sliced(node: Node) -> Constant:
 
 def _filled(node: Node) -> Constant:
     wanted = integers(node.input(0), "the shape")
-    _limited(wanted, 0)
     proto = node.raw("value")
     value = np.zeros(1, np.float32) if proto is None else array_of(proto.t)
+    node.tracer.make(wanted, value.itemsize)
     return Constant(np.full(wanted, value.reshape(-1)[0], value.dtype))
 
 
 def _expanded(node: Node) -> Constant:
     array, wanted = _arrays(node)[0], integers(node.input(1), "the shape")
     whole = np.broadcast_shapes(array.shape, wanted)
-    _limited(whole, array.size)
+    node.tracer.make(whole, array.itemsize)
     return Constant(np.broadcast_to(array, whole))
-
-
-def _limited(sizes: tuple[int, ...], had: int) -> None:
-    if math.prod(sizes) > max(had, _MOST_MADE):
-        raise NetworkError(f"makes a constant {tuple(sizes)} of less")
 
 
 def _reduced(function: Callable[..., Any]) -> Callable[[Node], Constant]:
     def folded(node: Node) -> Constant:
         array, axes = _arrays(node)[0], axes_of(node)
+        over = range(array.ndim) if axes is None else {_axis(axis, array) for axis in axes}
+        # Over an axis of no elements, too, which lets any number of results come of nothing.
+        node.tracer.make([size for axis, size in enumerate(array.shape) if axis not in over], _WIDEST)
         return Constant(np.asarray(function(array, axis=axes, keepdims=node.flag("keepdims", True))))
 
     return folded
@@ -208,8 +224,8 @@ FOLDS: dict[str, Callable[[Node], Constant]] = {
     "Sqrt": _elementwise(np.sqrt),
     "Floor": _elementwise(np.floor),
     "Ceil": _elementwise(np.ceil),
-    "Min": _elementwise(lambda *arrays: np.minimum.reduce(np.broadcast_arrays(*arrays))),
-    "Max": _elementwise(lambda *arrays: np.maximum.reduce(np.broadcast_arrays(*arrays))),
+    "Min": _elementwise(lambda *arrays: reduce(np.minimum, arrays)),
+    "Max": _elementwise(lambda *arrays: reduce(np.maximum, arrays)),
     "Equal": _elementwise(np.equal),
     "Where": _elementwise(np.where),
     "ReduceProd": _reduced(np.prod),

@@ -53,13 +53,14 @@ def _traced(model: Any, name: str, input_size: InputSize) -> Graph:
     values: dict[str, Value] = {}
     for tensor in graph.initializer:
         values[tensor.name] = Constant(array_of(tensor), tensor.name, tensor.name)
+    brought = sum(value.array.nbytes for value in values.values() if isinstance(value, Constant))
     given = [value for value in graph.input if value.name not in values]
     if not given:
         raise NetworkError("the model has no input")
     shapes = [input_shape(value, None if number else input_size) for number, value in enumerate(given)]
     if len({batch for batch, _ in shapes}) > 1:
         raise NetworkError(f"the inputs have batches {[batch for batch, _ in shapes]}; wanted one")
-    tracer = Tracer(shapes[0][0], ties=False)
+    tracer = Tracer(shapes[0][0], ties=False, brought=brought)
     for value, (_, size) in zip(given, shapes, strict=True):
         values[value.name] = tracer.input(value.name, size)
     for number, proto in enumerate(graph.node):

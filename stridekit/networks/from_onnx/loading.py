@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stridekit.arguments import as_int, as_path, is_int, items_of, printable, shown
-from stridekit.errors import NetworkError
+from stridekit.errors import NetworkError, StridekitError
 from stridekit.extras import extra
+from stridekit.files import open_regular
+from stridekit.limits import DEEPEST_BLOCKS, MADE_BYTES, MADE_SHARE, MOST_LAYERS, MOST_MODEL_BYTES, check_memory
 
 if TYPE_CHECKING:
     from stridekit.networks.layers import InputSize
@@ -24,12 +27,10 @@ def load_model(model: Any) -> tuple[Any, str]:
     onnx = extra("onnx", "onnx", "Network.from_onnx")
     path = as_path("model", model, error=NetworkError) if isinstance(model, str | os.PathLike) else None
     what = "model" if path is None else printable(str(path))
-    if path is not None and not path.is_file():
-        raise NetworkError(f"{what}: no such file")
     # Whatever onnx and protobuf raise for what is no model: they name no common class.
     try:
         if path is not None:
-            found = onnx.load(str(path))
+            found = _read(onnx, path)
         elif isinstance(model, bytes | bytearray | memoryview):
             found = onnx.load_model_from_string(bytes(model))
         elif isinstance(model, onnx.ModelProto):
@@ -42,14 +43,85 @@ def load_model(model: Any) -> tuple[Any, str]:
         if size < _CHECKABLE:
             onnx.checker.check_model(found)
         if found.functions:
+            check_functions(found)
             from onnx import inliner
 
             found = inliner.inline_local_functions(found)
-    except NetworkError:
+    except StridekitError:
         raise
+    except OSError as error:
+        other = str(error.filename or path) != str(path)
+        if isinstance(error, FileNotFoundError) and not other:
+            raise NetworkError(f"{what}: no such file") from None
+        where = f"{printable(str(error.filename))}: " if other else ""
+        raise NetworkError(f"{what}: cannot be read as ONNX: {where}{error.strerror or error}") from None
     except Exception as error:
         raise NetworkError(f"{what}: cannot be read as ONNX: {first_line(error)}") from None
     return found, (printable(path.stem) if path is not None else found.graph.name) or "model"
+
+
+def _read(onnx: Any, path: Path) -> Any:
+    """Return the model in a file, with the tensors of its graph that lie in other files."""
+    from onnx.external_data_helper import ExternalDataInfo, load_external_data_for_tensor
+
+    with open_regular(path, most=MOST_MODEL_BYTES) as file:
+        model = onnx.load(file, load_external_data=False)
+    outside = [each for each in model.graph.initializer if each.data_location == each.EXTERNAL]
+    outside += [
+        each.t for node in model.graph.node for each in node.attribute if each.t.data_location == each.t.EXTERNAL
+    ]
+    total = 0
+    for tensor in outside:
+        info = ExternalDataInfo(tensor)
+        with open_regular(path.parent / info.location) as file:
+            held = os.fstat(file.fileno()).st_size
+        total += held - int(info.offset or 0) if info.length is None else int(info.length)
+        if int(info.offset or 0) + int(info.length or 0) > held:
+            raise NetworkError(f"initializer {tensor.name!r} lies beyond the {held} bytes of {info.location}")
+    check_memory(f"{path}, with its weights in other files,", total)
+    for tensor in outside:
+        load_external_data_for_tensor(tensor, str(path.parent))
+    return model
+
+
+def check_functions(model: Any) -> None:
+    """Refuse functions that, written out, are too many nodes or bytes: 26 that call each other twice are 2**26.
+
+    Counted from the functions that call none up, each once.
+    """
+    functions = {(each.domain, each.name): each for each in model.functions}
+    known: dict[tuple[str, str], tuple[int, int]] = {}
+
+    def sizes(nodes: Any, depth: int) -> tuple[int, int]:
+        count = nbytes = 0
+        for node in nodes:
+            called = (node.domain, node.op_type)
+            if called in functions and called not in known:
+                if depth >= DEEPEST_BLOCKS:
+                    raise NetworkError(
+                        f"function {node.op_type!r} uses itself, or functions use each other more than "
+                        f"{DEEPEST_BLOCKS} deep"
+                    )
+                known[called] = sizes(functions[called].node, depth + 1)
+            inner = [known.get(called, (1, node.ByteSize()))]
+            for attribute in node.attribute:
+                graphs = ([attribute.g] if attribute.HasField("g") else []) + list(attribute.graphs)
+                inner += [sizes(graph.node, depth) for graph in graphs]
+            count += sum(each for each, _ in inner)
+            nbytes += sum(each for _, each in inner)
+        return count, nbytes
+
+    count, nbytes = sizes(model.graph.node, 0)
+    written = [*model.graph.node, *(node for each in model.functions for node in each.node)]
+    if count > MOST_LAYERS + len(written):
+        raise NetworkError(
+            f"the functions of the model, written out, make {count} nodes of the {len(written)} that it has; at most "
+            f"{MOST_LAYERS} more are made"
+        )
+    brought = sum(len(each.raw_data) for each in model.graph.initializer) + sum(node.ByteSize() for node in written)
+    most = MADE_BYTES + MADE_SHARE * brought
+    if nbytes > most:
+        raise NetworkError(f"the functions of the model, written out, take {nbytes} bytes; at most {most} are made")
 
 
 def array_of(tensor: Any) -> np.ndarray:

@@ -133,6 +133,7 @@ def _gemm(node: Node) -> Value:
     if isinstance(bias, Constant):
         count = matrix.shape[0] if matrix.shape else 0
         # One number serves all features; a row of them may have a batch of 1 before it.
+        node.tracer.make((count,), bias.array.itemsize)
         bias = Constant(np.broadcast_to(bias.array, (1, count)).reshape(count), bias.name, bias.key)
     return normalising.linear(node.tracer, tensor, matrix, bias)
 

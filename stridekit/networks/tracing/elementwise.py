@@ -1,14 +1,15 @@
 """Activations while a model is followed, also those written out in steps: what a function is, its values say.
 
-An exporter that has no Gelu writes ``x * (erf(x / sqrt(2)) + 1) * 0.5``, in its own order. The steps are composed, and
-after each the function so far is compared, over the whole range of numbers, with those that networks have.
+An exporter that has no Gelu writes ``x * (erf(x / sqrt(2)) + 1) * 0.5``, in its own order. The steps are done one after
+the other to numbers of the whole range, and after each the values so far are compared with those of the functions that
+networks have. Values, not functions of functions: a step costs the same however many came before it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 
@@ -31,6 +32,8 @@ from stridekit.networks.tracing.values import (
 _HALF_TOLERANCE = 1e-4
 """Of constants in half precision; the two forms of Gelu differ by more: 4.7e-4."""
 _TOLERANCE = 1e-6
+_MOST_STEPS = 16
+"""That a message names."""
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
@@ -66,7 +69,7 @@ def activation(tracer: Tracer, value: Value, name: str, slope: float | None = No
     if isinstance(value, Unfinished):
         return _then(tracer, value, function, name)
     base = features(value)
-    formula = Formula(base, function, 0.0)
+    formula = _step(_itself(base), function, 0.0)
     operation = Activation(name) if slope is None else Activation(name, slope)
     return tracer.emit(operation, [base], formula=formula)
 
@@ -164,11 +167,17 @@ def _leaky(slope: float) -> Function:
 def _then(tracer: Tracer, value: Value, function: Function, name: str, *rounded: Value) -> Tensor | Unfinished:
     tolerance = max((_rounding(each) for each in rounded), default=0.0)
     if isinstance(value, Unfinished):
-        before, steps = value.formula, value.steps
-        formula = Formula(before.base, lambda x: function(before.function(x)), max(before.tolerance, tolerance))
-    else:
-        formula, steps = Formula(features(value), function, tolerance), ()
-    return _recognised(tracer, formula, (*steps, name))
+        return _recognised(tracer, _step(value.formula, function, tolerance), (*value.steps, name))
+    return _recognised(tracer, _step(_itself(features(value)), function, tolerance), (name,))
+
+
+def _itself(tensor: Tensor) -> Formula:
+    return Formula(tensor, _known()[0], 0.0)
+
+
+def _step(before: Formula, function: Function, tolerance: float) -> Formula:
+    with np.errstate(all="ignore"):
+        return Formula(before.base, np.asarray(function(before.values)), max(before.tolerance, tolerance))
 
 
 def _together(
@@ -178,31 +187,26 @@ def _together(
     for one in _formulas(left):
         for other in _formulas(right):
             if one.base.same_elements(other.base):
-                formula = Formula(
-                    one.base, _joined(join, one.function, other.function), max(one.tolerance, other.tolerance)
-                )
+                tolerance = max(one.tolerance, other.tolerance)
+                formula = _step(one, partial(join, other.values), tolerance)
                 steps = tuple(step for value in (left, right) if isinstance(value, Unfinished) for step in value.steps)
                 return _recognised(tracer, formula, (*steps, name))
     return None
-
-
-def _joined(join: Callable[..., np.ndarray], one: Function, other: Function) -> Function:
-    return lambda x: join(one(x), other(x))
 
 
 def _formulas(value: Value) -> list[Formula]:
     if isinstance(value, Unfinished):
         return [value.formula]
     tensor = features(value)
-    itself = Formula(tensor, lambda x: x, 0.0)
+    itself = _itself(tensor)
     return [itself] if tensor.formula is None else [itself, tensor.formula]
 
 
 def _recognised(tracer: Tracer, formula: Formula, steps: tuple[str, ...]) -> Tensor | Unfinished:
-    points, known = _values()
+    points, known = _known()
+    found = np.asarray(formula.values, dtype=np.float64)
     with np.errstate(all="ignore"):
-        found = np.asarray(formula.function(points), dtype=np.float64)
-        below, far = (decimal(float(each)) for each in formula.function(np.array([-1.0, 1e9])))
+        below, far = (decimal(float(each)) for each in found[-2:])
     tolerance = max(formula.tolerance, _TOLERANCE)
 
     def same(wanted: np.ndarray) -> bool:
@@ -217,13 +221,14 @@ def _recognised(tracer: Tracer, formula: Formula, steps: tuple[str, ...]) -> Ten
         return tracer.emit(Activation("leaky_relu", -below), [formula.base], formula=formula)
     if 0 < far < 1e6 and same(np.clip(points, 0, far)):
         return tracer.emit(Activation("clipped_relu", limit=far), [formula.base], formula=formula)
-    return Unfinished(formula, steps)
+    return Unfinished(formula, steps[:_MOST_STEPS])
 
 
 @cache
-def _values() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+def _known() -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Return the points, of which the last are -1 and 1e9, and the values there of the functions that networks have."""
     far = np.logspace(-6, 9, 91)
-    points = np.concatenate([-far[::-1], np.linspace(-12, 12, 769), far])
+    points = np.concatenate([-far[::-1], np.linspace(-12, 12, 769), far, [-1.0, 1e9]])
     with np.errstate(all="ignore"):
         return points, {name: STEPS[name](points) for name in _OPERATIONS}
 

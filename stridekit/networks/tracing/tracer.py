@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from stridekit.errors import NetworkError
+from stridekit.limits import MADE_BYTES, MADE_SHARE
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import Activation, Conv, ConvTranspose, Input, Linear, Operation, Shape
@@ -65,11 +67,17 @@ class Tracer:
         That the model is followed with.
     ties : bool
         Whether one parameter in two places is one that both train: so in PyTorch; ONNX exporters merge what is equal.
+    brought : int, optional
+        Bytes of the constants that a file brings, by which it is measured what it makes of them; None for a model that
+        is in memory already.
     """
 
-    def __init__(self, batch: int, *, ties: bool):
+    def __init__(self, batch: int, *, ties: bool, brought: int | None = None):
         self.batch, self.ties = batch, ties
+        self._most_made, self._made = math.inf if brought is None else MADE_BYTES + MADE_SHARE * brought, 0
         self._drafts: dict[str, _Draft] = {}
+        self._latest: dict[Shape, str] = {}
+        self._numbers: dict[str, int] = {}
         self._place, self._here = Place(""), 0
 
     def at(self, place: Place) -> None:
@@ -80,6 +88,21 @@ class Tracer:
     def place(self) -> Place:
         """Where the model is followed now."""
         return self._place
+
+    def make(self, shape: Sequence[int], itemsize: int) -> None:
+        """Allow a constant that is computed of others, before it is; a few bytes of a model may ask for any number.
+
+        Raises
+        ------
+        NetworkError
+            If there are too many bytes of them.
+        """
+        self._made += math.prod(shape) * itemsize
+        if self._made > self._most_made:
+            raise NetworkError(
+                f"makes a constant {tuple(shape)} of less: {self._made} bytes with those before it; a model may make "
+                f"{self._most_made}: {MADE_BYTES}, and {MADE_SHARE} times what it brings"
+            )
 
     def input(self, name: str, size: Shape) -> Tensor:
         """Add an input of one sample's `size`."""
@@ -104,10 +127,8 @@ class Tracer:
 
     def sized(self, sizes: tuple[int, ...]) -> Tensor | None:
         """Return the latest layer with this many pixels on its axes."""
-        for draft in reversed(self._drafts.values()):
-            if draft.shape[1:] == sizes:
-                return self._tensor(draft.layer.name, draft.shape, None)
-        return None
+        name = self._latest.get(sizes)
+        return None if name is None else self._tensor(name, self._drafts[name].shape, None)
 
     def network(self, name: str, outputs: Sequence[Value], output_names: Sequence[str] | None = None) -> Graph:
         """Return the network that gives `outputs`, under `output_names`; what they do not depend on is left out.
@@ -135,6 +156,7 @@ class Tracer:
         shapes = tuple(self._drafts[name].shape for name in layer.inputs)
         shape = layer.operation.output_shape(shapes)
         self._drafts[layer.name] = _Draft(layer, shape, self._place, constants)
+        self._latest[shape[1:]] = layer.name
         self._here += 1
         return self._tensor(layer.name, shape, order)
 
@@ -168,10 +190,11 @@ class Tracer:
         return self._unused(f"{path}.{kind}" if path else kind)
 
     def _unused(self, name: str) -> str:
-        found, number = name, 1
+        found, number = name, self._numbers.get(name, 1)
         while found in self._drafts:
             number += 1
             found = f"{name}_{number}"
+        self._numbers[name] = number
         return found
 
     def _read_by(self, ends: list[str]) -> list[_Draft]:
@@ -191,6 +214,7 @@ class Tracer:
         layers: list[Layer] = []
         parameters: dict[str, np.ndarray] = {}
         owners: dict[object, tuple[str, dict[str, object]]] = {}
+        used: set[object] = set()
         for draft in drafts:
             layer = draft.layer
             keys: dict[str, object] = {name: value.key for name, value in draft.constants.items()}
@@ -206,7 +230,11 @@ class Tracer:
                         "layers share all of their parameters or none"
                     )
             layers.append(layer)
+            self.at(draft.place)
             for name, value in draft.constants.items():
+                if value.key is None or value.key in used:
+                    self.make(value.shape, value.array.itemsize)
+                used.add(value.key)
                 parameters[f"{layer.name}.{name}"] = np.array(value.array, order="C")
         return layers, parameters
 

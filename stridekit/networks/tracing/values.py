@@ -79,12 +79,15 @@ class Tensor:
         return (self.layer, self.order) == (other.layer, other.order)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Formula:
-    """A function of each element of a tensor; `tolerance` is what the constants in it were rounded by."""
+    """A function of each element of a tensor, by its values at the points that functions are told apart by.
+
+    `tolerance` is what the constants in it were rounded by.
+    """
 
     base: Tensor
-    function: Function
+    values: np.ndarray
     tolerance: float
 
 

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from stridekit.arrays import Array, numpy_dtype
+from stridekit.concurrency import cached_property
 from stridekit.networks.operations import Shape
 from stridekit.workspace import align
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from stridekit.arrays import Array, channels_first_view
 from stridekit.blurring import binomial_weight
+from stridekit.concurrency import cached_property
 from stridekit.geometry import ConvGeometry
 from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.networks.operations import Shape

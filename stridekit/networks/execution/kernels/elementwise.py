@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import Any, ClassVar
 
 from stridekit.arrays import channels_first_view
+from stridekit.concurrency import cached_property
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, PointwiseKernel, carve, carved_bytes
 from stridekit.networks.execution.kernels.functions import FUNCTIONS, Function
 from stridekit.plan import Plan

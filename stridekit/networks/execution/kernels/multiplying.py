@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from stridekit.arrays import Array
+from stridekit.concurrency import cached_property
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     SUM_ROWS,

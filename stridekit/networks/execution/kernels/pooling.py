@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
 
 from stridekit.arrays import Array, channels_first_view
+from stridekit.concurrency import cached_property
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool, Shape
 from stridekit.pool_plan import pooling_of

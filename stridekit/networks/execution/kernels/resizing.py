@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from functools import cached_property
 from itertools import pairwise
 
 from stridekit.arrays import Array
+from stridekit.concurrency import cached_property
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
 from stridekit.networks.operations import Shape
 from stridekit.networks.operations.shaping import resizing_map

@@ -1,0 +1,85 @@
+"""The cpu backend compiled by a second process while the emulator's tests run, which need nothing of it.
+
+With an empty cache compiling takes a minute of one core, and tests leave the other idle. Once the kernels are there it
+goes on with those of another width of vectors, which two tests want.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FEWEST = 3000
+"""Tests of a run that is worth it: a file or two compiles what it needs itself."""
+WIDTH = "STRIDEKIT_VECTOR_BITS"
+_process: subprocess.Popen[bytes] | None = None
+
+
+def start(items: Sequence[pytest.Item]) -> None:
+    """Begin, if the run is a long one of many kinds."""
+    global _process
+    if len(items) >= FEWEST and _process is None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        # What fails here fails again in a test, and is reported there.
+        command = [sys.executable, "-m", "tests.warming"]
+        _process = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        )
+
+
+def wait() -> None:
+    """Return once all of the processor's own width is compiled; at once where nothing was begun."""
+    if _process is not None and _process.stdout is not None and not _process.stdout.closed:
+        _process.stdout.readline()
+        _process.stdout.close()
+
+
+def stop() -> None:
+    """Leave nothing running behind a session that was cut short."""
+    global _process
+    if _process is not None:
+        with _process:
+            _process.kill()
+        _process = None
+
+
+def other_width() -> str:
+    """Return the width of vectors, in bits, that the short run tries beside the processor's own."""
+    from stridekit.backends.cpu.processor import host
+
+    return "128" if host().vector_bytes == 32 else "256"
+
+
+def compile_everything(dtypes: Sequence[str]) -> None:
+    """Call every entry of the cpu backend once in each dtype."""
+    import numpy as np
+
+    import stridekit as sk
+    from stridekit.arrays import numpy_dtype
+
+    for name in dtypes:
+        dtype = numpy_dtype(name)
+        x, weight = np.ones((1, 8, 9, 9), dtype), np.ones((8, 8, 3, 3), dtype)
+        y = sk.conv2d(x, weight, np.ones(8, dtype), stride=2)
+        sk.conv_input_grad(x.shape, weight, y, stride=2)
+        sk.conv_weight_grad(x, weight.shape, y, stride=2)
+        # Large enough for several threads, and for a sum in several chains.
+        large = np.ones((1, 8, 200, 200), dtype)
+        sk.conv_weight_grad(large, weight.shape, np.ones((1, 8, 198, 198), dtype))
+        sk.max_pool_grad(x, sk.max_pool2d(x, 2), 2)
+
+
+if __name__ == "__main__":
+    if WIDTH in os.environ:
+        compile_everything(["float32"])
+    else:
+        compile_everything(["float32", "float16", "bfloat16", "float64"])
+        print("compiled", flush=True)
+        os.environ[WIDTH] = other_width()
+        os.execv(sys.executable, [sys.executable, "-m", "tests.warming"])
