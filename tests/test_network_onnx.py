@@ -556,8 +556,6 @@ def test_what_is_no_input_size_or_no_model_is_refused_by_its_name() -> None:
     call = Call(
         Network.from_onnx, {"model": model, "input_size": (9, 8)},
         {"model": "none", "input_size": "optional input size"}, {"model": "model|no such file"},
-        # The arithmetic of these sizes is what others are about.
-        without={"input_size": {"2**40", "huge pair"}},
     )  # fmt: skip
     wrong = mistakes("Network.from_onnx", call)
     assert not wrong, "\n".join(wrong)
