@@ -347,11 +347,8 @@ def _calls() -> Iterator[tuple[str, Call]]:
                 "max_aliased_energy": "share", "alternatives": "names", "name": "optional text",
                 "progress": "optional function",
             },
-            {"image": "image|no such file|cannot be read"},
-            without={
-                **{name: {"2**40", "huge pair"} for name in ("kernel_size", "filters", "repeats")},
-                "progress": {"type"},
-            },
+            {"image": "image|no such file|cannot be read", "kernel_size": "kernel_size|weight"},
+            without={"progress": {"type"}},
         ),
     )  # fmt: skip
     compared = sk.compare_strides(zone_plate(8), (1,), kernel_size=3, filters=1, repeats=1, backend="reference")

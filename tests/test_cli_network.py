@@ -126,6 +126,7 @@ def test_another_input_size_is_taken_where_the_layers_fit_it():
         (("small.toml", "--input", "32"), "layer 'classes' (linear)"),
         (("small.toml", "--batch", "-1"), "batch is -1"),
         (("small.toml", "--dtype", "int8"), "int8"),
+        (("small.toml", "--dtype", "a\0b"), "dtype is 'a\\x00b'"),
         (("small.toml", "--device", "H300"), "H200"),
         (("small.toml", "--device", "H200", "--measure"), "give one of them"),
         (("small.toml", "--train", "--optimizer", "lion"), "wanted one of sgd, momentum, adam"),
@@ -154,6 +155,7 @@ def test_a_mistake_is_one_line_that_says_what_to_do(small, capsys, arguments, me
         )
     assert run(["network", *arguments]) == 2
     printed = capsys.readouterr()
+    assert "\0" not in printed.out
     assert printed.err.count("\n") == 1
     assert printed.err.startswith("stridekit: ")
     assert message in printed.err

@@ -24,6 +24,8 @@ Documented = ast.FunctionDef | ast.ClassDef
 
 def section(text: str, title: str) -> list[str]:
     """Return the names that a section of a NumPy docstring explains, in order."""
+    if f"{title}\n-" not in text:
+        return []
     found = re.search(rf"^{title}\n-+\n(.*?)(?=^\w[^\n]*\n-+\n|\Z)", text, re.MULTILINE | re.DOTALL)
     lines = [] if found is None else [line for line in found[1].splitlines() if re.match(r"\w", line)]
     return [name.strip(" *") for line in lines for name in line.split(" : ")[0].split(",")]

@@ -78,6 +78,7 @@ def network(
     from stridekit.report.networks import print_network
 
     loaded = networks.load(name).resized(None if input_size is None else parse_input_size(input_size))
+    summary = loaded.summary(batch=batch, dtype=dtype)
     where, options = _where(device, backend)
     typer.echo(f"Device: {where}")
     sizes = ", ".join(
@@ -87,7 +88,6 @@ def network(
     )
     called = f"{loaded.name} ({loaded.source})" if loaded.source else loaded.name
     typer.echo(f"Network: {printable(called)}\nInput: {sizes}, {dtype}\n")
-    summary = loaded.summary(batch=batch, dtype=dtype)
     usage = loaded.vram(batch, dtype=dtype, training=train, optimizer=optimizer, **options)
     measured = _measure(loaded, batch, dtype, optimizer if train else None, options["backend"]) if measure else {}
     largest, least = None, usage
@@ -105,7 +105,7 @@ def network(
     print_network(summary, usage, what, all_layers=all_layers)
     if fit is not None:
         none = f"; even one sample needs {least.peak:,} bytes"
-        typer.echo(f"Largest batch within {fit}: {largest}{'' if largest else none}")
+        typer.echo(f"Largest batch within {fit.strip()}: {largest}{'' if largest else none}")
     if measured:
         difference = measured["measured_allocated"] - usage.allocated
         typer.echo(
