@@ -34,7 +34,7 @@ CPU = "stridekit/backends/cpu"
 _FORWARD = ("test_equivalence.py::test_every_algorithm_is_right_to_the_bound", "test_equivalence.py")
 _GRADIENTS = ("test_gradients.py::test_a_gradient_is_right_to_the_bound", "test_gradients.py", "test_cpu_gradients.py")
 NEAREST = {
-    "stridekit/problem.py": ("test_planning.py", "test_geometry.py", "test_vram.py"),
+    "stridekit/problem.py": ("test_planning.py", "test_errors.py", "test_vram.py"),
     "stridekit/geometry.py": ("test_geometry.py", "test_receptive_field.py", "test_phases.py"),
     "stridekit/planning.py": ("test_planning.py", "test_vram.py"),
     "stridekit/phases.py": ("test_phases.py", *_GRADIENTS),
