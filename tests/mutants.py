@@ -54,6 +54,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (f"{CPU}/pool_kernels.py", "_row_room = room(4 * LANES * 8)"): _ROOM,
     (f"{CPU}/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
     (f"{CPU}/blocking.py", "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)"): _BLOCK,
+    (f"{CPU}/reducing.py", "return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 2"): _ROOM,
+    (
+        f"{CPU}/phasing.py",
+        "apart = weight[0] == expected if dense.groups > 1 else weight[0] > expected",
+    ): "weights that lie end to end are read one by one: its cost",
     (f"{CPU}/reducing.py", "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):"): _BLOCK,
     (f"{CPU}/reducing.py", "while w == width and h < height and slab(max(2 * h, height), w) <= room // 2:"): _BLOCK,
 }
