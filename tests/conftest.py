@@ -134,12 +134,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_left_out][why] += 1
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-    # The emulator's first: they need none of the kernels that another process compiles meanwhile.
-    items[:] = sorted(kept, key=lambda item: not _emulated(item))
-
-
-def _emulated(item: pytest.Item) -> bool:
-    return item.get_closest_marker("emulator") is not None
+    items[:] = sorted(kept, key=warming.needs_kernels)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -151,7 +146,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if not _emulated(item):
+    if warming.needs_kernels(item):
         warming.wait()
 
 

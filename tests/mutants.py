@@ -34,12 +34,13 @@ CPU = "stridekit/backends/cpu"
 _FORWARD = ("test_equivalence.py::test_every_algorithm_is_right_to_the_bound", "test_equivalence.py")
 _GRADIENTS = ("test_gradients.py::test_a_gradient_is_right_to_the_bound", "test_gradients.py", "test_cpu_gradients.py")
 NEAREST = {
-    "stridekit/problem.py": ("test_planning.py", "test_geometry.py", "test_vram.py"),
+    "stridekit/problem.py": ("test_planning.py", "test_errors.py", "test_vram.py"),
     "stridekit/geometry.py": ("test_geometry.py", "test_receptive_field.py", "test_phases.py"),
     "stridekit/planning.py": ("test_planning.py", "test_vram.py"),
     "stridekit/phases.py": ("test_phases.py", *_GRADIENTS),
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("blocking", "convolving", "finishing", "gathering")), _FORWARD),
-    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("packing", "summing", "tables")), _FORWARD),
+    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("summing", "tables")), _FORWARD),
+    f"{CPU}/packing.py": (_FORWARD[0], *_GRADIENTS, _FORWARD[1]),
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("accumulating", "reducing", "windows")), _GRADIENTS),
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("phasing", "turning")), _GRADIENTS),
     f"{CPU}/pool_kernels.py": ("test_pool.py",),
@@ -54,6 +55,11 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (f"{CPU}/pool_kernels.py", "_row_room = room(4 * LANES * 8)"): _ROOM,
     (f"{CPU}/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
     (f"{CPU}/blocking.py", "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)"): _BLOCK,
+    (f"{CPU}/reducing.py", "return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 2"): _ROOM,
+    (
+        f"{CPU}/phasing.py",
+        "apart = weight[0] == expected if dense.groups > 1 else weight[0] > expected",
+    ): "weights that lie end to end are read one by one: its cost",
     (f"{CPU}/reducing.py", "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):"): _BLOCK,
     (f"{CPU}/reducing.py", "while w == width and h < height and slab(max(2 * h, height), w) <= room // 2:"): _BLOCK,
 }

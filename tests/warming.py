@@ -1,4 +1,4 @@
-"""The cpu backend compiled by a second process while the emulator's tests run, which need nothing of it.
+"""The cpu backend compiled by a second process, while those tests run that need nothing of it.
 
 With an empty cache compiling takes a minute of one core, and tests leave the other idle. Once the kernels are there it
 goes on with those of another width of vectors, which two tests want.
@@ -18,6 +18,14 @@ ROOT = Path(__file__).parents[1]
 FEWEST = 3000
 """Tests of a run that is worth it: a file or two compiles what it needs itself."""
 WIDTH = "STRIDEKIT_VECTOR_BITS"
+FREE = {
+    f"test_{name}.py"
+    for name in (
+        *("aliasing", "cli", "filters", "geometry", "gpu_gate", "images", "import", "mutants", "network_files"),
+        *("network_presets", "oracle", "phases", "readme", "thinning"),
+    )
+}
+"""Files that compute nothing on the cpu backend, or hardly anything."""
 _process: subprocess.Popen[bytes] | None = None
 
 
@@ -31,6 +39,14 @@ def start(items: Sequence[pytest.Item]) -> None:
         _process = subprocess.Popen(
             command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
         )
+
+
+def needs_kernels(item: pytest.Item) -> bool:
+    """Say whether a test is to wait for what is compiled: it then runs behind those that need not."""
+    if item.get_closest_marker("emulator") or item.path.name in FREE:
+        return False
+    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
+    return not any(isinstance(value, str) and value == "reference" for value in values)
 
 
 def wait() -> None:
