@@ -21,7 +21,7 @@ def forked(forks: int, seconds: float) -> None:
 
 
 def test_children_forked_while_eight_threads_work_compute() -> None:
-    forked(8, 240)
+    forked(5, 240)
 
 
 @pytest.mark.thorough

@@ -42,7 +42,7 @@ KINDS = [unshared, shared, pooled, referred]
 @pytest.mark.parametrize("of", KINDS)
 @pytest.mark.usefixtures("threads")
 def test_an_interrupt_at_any_place_leaves_nothing_behind(of: Callable[..., np.ndarray]) -> None:
-    check_places(of, 7)
+    check_places(of, 11)
 
 
 @pytest.mark.thorough
