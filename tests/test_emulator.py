@@ -346,6 +346,20 @@ def test_a_library_is_built_anew_when_a_define_a_header_or_an_option_changes(cac
     assert cache.stat().st_mode & 0o777 == 0o700
 
 
+def test_what_others_can_write_to_is_not_loaded(cache: Path, source: Path) -> None:
+    def built() -> Path:
+        return build(source, [KERNELS, source.parent], {"ENTRY": "entry", "FACTOR": 4}, "fast")
+
+    library = built()
+    library.write_bytes(b"a stranger's")
+    library.chmod(0o666)
+    assert value_of(built()) == 104
+    assert library.stat().st_mode & 0o777 == 0o700
+    cache.chmod(0o777)
+    with pytest.raises(RuntimeError, match="is not a folder that this user alone can write to"):
+        built()
+
+
 def test_builders_at_the_same_time_leave_one_library_and_nothing_else(cache: Path, source: Path) -> None:
     def built(_: int) -> Path:
         return build(source, [KERNELS, source.parent], {"ENTRY": "entry", "FACTOR": 3}, "fast")
