@@ -243,11 +243,11 @@ def run_all(dtype: str, at_end: bool) -> None:
     """Run every gradient between fences, its workspace too, which begins as NaN; what is tried last is printed."""
     half = PAIRED[dtype]
     paired = case("paired", (7, 6), 3, stride=2, padding=1, groups=4, channels=4 * half, filters=4 * half)
-    for of in (replace(c, dtype=dtype) for c in (*CURATED, *LONG, paired) if c.batch):
+    for number, of in enumerate(replace(c, dtype=dtype) for c in (*CURATED, *LONG, paired) if c.batch):
         for gradient in (Gradient(of, direction) for direction in DIRECTIONS):
             operands = gradient.operands()
             plans = [gradient.plan("cpu"), small_caches(gradient, l2_bytes=1 << 12, threads=1)]
-            if gradient.direction == "input_grad":
+            if gradient.direction == "input_grad" and number % 4 == 0:
                 plans.append(replace(plans[1], algorithm="columns"))
             for plan in plans:
                 print(f"{gradient}, {plan.algorithm}, {plan.device.l2_bytes}", flush=True)
