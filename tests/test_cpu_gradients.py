@@ -273,17 +273,16 @@ def run_all(dtype: str) -> None:
         case("paired", (7, 6), 3, stride=2, padding=1, groups=4, channels=4 * half, filters=4 * half)
         for half in ((PAIRED[dtype],) if dtype in PAIRED else (8, 8, 8, 4))
     ]
-    for of, direction in itertools.product(in_dtype([*paired, *CURATED, *LONG], dtype), DIRECTIONS):
-        gradient = Gradient(of, direction)
-        operands = gradient.operands()
-        plans = [gradient.plan("cpu"), small_caches(gradient, l2_bytes=1 << 12, threads=1)]
-        if direction == "input_grad":
-            plans.append(replace(plans[1], algorithm="columns"))
-        for plan in plans:
-            wanted = plan.execute(*operands)
-            for at_end in (True, False):
+    for number, of in enumerate(in_dtype([*paired, *CURATED, *LONG], dtype)):
+        for gradient in (Gradient(of, direction) for direction in DIRECTIONS):
+            operands = gradient.operands()
+            plans = [gradient.plan("cpu"), small_caches(gradient, l2_bytes=1 << 12, threads=1)]
+            if gradient.direction == "input_grad" and number % 4 == 0:
+                plans.append(replace(plans[1], algorithm="columns"))
+            for plan, at_end in itertools.product(plans, (True, False)):
                 where = "end" if at_end else "start"
                 print(f"{gradient}, {of.dtype}, {plan.algorithm}, {plan.device.l2_bytes}, at its {where}", flush=True)
+                wanted = plan.execute(*operands)
                 with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
                     patch.setattr(vram, "allocate", partial(allocate_guarded, stack, at_end))
                     first, second, out = (

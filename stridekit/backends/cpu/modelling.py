@@ -17,24 +17,27 @@ from stridekit.backends.gradients import dense_problems, every_pixel_read
 from stridekit.problem import ConvProblem
 
 # Seconds each, of float32 where it is about elements.
+_TYPICAL_BATCH = 2
+"""Samples that share what is done once in a call: what is chosen must be one thing for any number of them."""
 _CALL = 45e-6
 _CHUNK = 70e-6
 """Python, to begin a product and an addition."""
 _TASK = 0.8e-6
 _PLACE = 8e-9
 """A pixel or a tap in a table."""
-_GATHERED = 0.4e-9
-_STORED = {"channels_last": 0.35e-9, "channels_first": 0.6e-9}
+_GATHERED = {"channels_last": 0.05e-9, "channels_first": 0.8e-9}
+"""An element that a tile reads: channels last, nearly all where they lie."""
+_STORED = {"channels_last": 0.45e-9, "channels_first": 0.6e-9}
 _FILLED = 0.2e-9
 _BEGUN = 0.35e-9
 """A pixel's sum begun, and the memory it is written to."""
-_COPIED, _PICKED = 0.4e-9, 2.2e-9
+_COPIED, _PICKED = 0.4e-9, 1.9e-9
 """A weight laid out, from neighbours or one by one."""
 _COLUMN = {False: 0.2e-9, True: 0.65e-9}
 """A column written and read: as the product has it, or turned so that pixels are neighbours."""
 _RUN = 6.5e-9
-_ADDED = {True: 0.05e-9, False: 0.95e-9}
-"""A column added, as one of a vector or alone."""
+_ADDED = 0.95e-9
+"""A column added alone; those of a whole vector are in the cost of their run."""
 _CONVERTED = 1.2e-9
 
 
@@ -50,21 +53,23 @@ def columns_seconds(dense: ConvProblem, device: CpuDevice) -> float:
 
 @lru_cache(maxsize=4096)
 def _phases_seconds(tile: TileAlgorithm, sample: ConvProblem, device: CpuDevice) -> float:
-    seconds = _CALL
+    once, each = _CALL, 0.0
     half = sample.itemsize < accumulator_itemsize(sample)
     for part, count in dense_problems(sample):
         b = tile.blocking(part, device)
         # A lanewise tile's own model has what it gathers.
         gathered = 0 if b.lanewise else math.prod(part.input_shape)
-        seconds += count * (
+        once += count * b.packed_elements * (_COPIED + half * _CONVERTED)
+        each += count * (
             tile.cost(part, device)
             + math.prod(part.output_shape) * (_STORED[sample.memory_order] + half * _CONVERTED)
-            + gathered * (_GATHERED + half * _CONVERTED)
+            + gathered * (_GATHERED[sample.memory_order] + half * _CONVERTED)
             + b.tasks * _TASK
             + (part.taps * b.channel_blocks + part.output_pixels * b.groups) * _PLACE
-            + b.packed_elements * (_COPIED + half * _CONVERTED)
         )
-    return seconds + (0 if every_pixel_read(sample) else math.prod(sample.input_shape) * _FILLED)
+    if not every_pixel_read(sample):
+        each += math.prod(sample.input_shape) * _FILLED
+    return once / _TYPICAL_BATCH + each
 
 
 @lru_cache(maxsize=4096)
@@ -83,17 +88,18 @@ def _columns_seconds(sample: ConvProblem, device: CpuDevice) -> float:
         run, vectors = axis.kernel * cut.unit, neighbours
     else:
         run, vectors = (cut.unit, True) if cut.unit > 1 else (axis.kernel, False)
+    alone = run % device.lanes(itemsize) if vectors else run
     flat = cut.unit == 1 and not half
     pixels = math.prod(sample.input_shape)
-    return (
-        _CALL
-        + number * (_CHUNK + products / VECTORS_PER_SECOND + b.groups * _TASK)
-        + b.packed_elements * wide * (_COPIED if flat else _PICKED)
-        + math.prod(sample.output_shape) * (_GATHERED + half * _CONVERTED)
-        + columns * wide * (_COLUMN[cut.by_pixels] + _ADDED[vectors])
-        + columns / run * _RUN
+    once = _CALL + number * _CHUNK + b.packed_elements * wide * (_COPIED if flat else _PICKED)
+    each = (
+        number * (products / VECTORS_PER_SECOND + b.groups * _TASK)
+        + math.prod(sample.output_shape) * (_GATHERED[sample.memory_order] + half * _CONVERTED)
+        + columns * wide * _COLUMN[cut.by_pixels]
+        + columns / run * (_RUN + alone * _ADDED)
         + pixels * (wide * _BEGUN + half * _CONVERTED)
     )
+    return once / _TYPICAL_BATCH + each
 
 
 def _tiled(pixels: float, tile: int) -> float:
