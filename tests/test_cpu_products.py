@@ -94,8 +94,11 @@ def test_every_product_has_the_bits_of_the_definition(of: Case) -> None:
         for threads in (1, 3):
             for plan in products(with_threads(gradient, threads)):
                 assert_same_bits(plan.execute(*operands), wanted, f"{gradient}, {plan.algorithm}, {threads} threads")
+                if gradient.direction == "input_grad":
+                    packed = plan.pack(operands[0])
+                    assert_same_bits(plan.execute(packed, operands[1]), wanted, f"{gradient}, {plan.algorithm}, packed")
                 found += 1
-    assert found >= 6
+    assert found >= 4
 
 
 @rotated

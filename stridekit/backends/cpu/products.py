@@ -384,11 +384,9 @@ class TurnedProduct(MatrixProduct):
         return ("turned", problem.weight_shape, problem.groups, problem.dtype)
 
     def _stored(self, problem: ConvProblem, flat: np.ndarray) -> np.ndarray:
-        groups, kernel = problem.groups, problem.geometry.kernel_size
-        stored = flat.reshape(groups, problem.group_in_channels, *kernel, problem.group_out_channels)
-        if groups == 1:
-            return np.moveaxis(stored[0], -1, 0)
-        return np.moveaxis(stored, -1, 1)
+        # Filters innermost, those of every group: so they are evenly spaced from one group to the next.
+        stored = flat.reshape(*problem.weight_shape[1:], problem.out_channels)
+        return np.moveaxis(stored, -1, 0)
 
 
 class PlaneProduct(MatrixProduct):
