@@ -131,7 +131,9 @@ def _block_cost(problem: PoolProblem, block: list[int], vectors: int, width: int
         read, per_pixel = _windows(axes[2], block[2]), _DIVIDED
         rows = lines * math.prod(min(axis.kernel, size) for axis, size in zip(axes[:2], block[:2], strict=True))
         windows, taps = read, min(axes[2].kernel, block[2])
-    put = _moved(pixels, vectors, width, inside)
+    # Only whole lines of a result are neighbours in memory.
+    run = pixels if block[2] == problem.result_shape[-1] else block[2]
+    put = pixels // run * _moved(run, vectors, width, inside)
     if problem.direction != "forward" and problem.operation == "max":
         return put + lines * (_LINE + read * (3 * _WINDOW + vectors * width * _SCATTERED))
     along = windows * (_WINDOW + taps * vectors) + read * vectors * per_pixel

@@ -278,11 +278,12 @@ def _clear(itemsize: int, row: int, found: int, vectors: int, largest: int) -> N
 
 
 @helper
-def _along(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, wp: Any, r: Any, line: int, step: int,
-           number: int) -> None:  # fmt: skip
-    """Take all windows of a block along one line of the input, which begins at `line`."""
+def _along(
+    tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, wp: Any, r: Any, line: int, step: int, index: int,
+    row: int, row_found: int,
+) -> None:  # fmt: skip
+    """Take to a row all windows of a block along one line of the input, which begins at `line`."""
     w, p = Window(*_read_axis(job + 16 * _AXIS_WORDS)), Pooled(*_read_job(job + 24 * _AXIS_WORDS))
-    _clear(itemsize, r.row, r.row_found, (wp.stop - wp.start) * r.vectors, p.largest)
     begin = _next_read(w, wp, wp.first)
     while begin < wp.last:
         end, source, pitch = wp.last, line, step
@@ -297,17 +298,35 @@ def _along(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, wp: Any,
             tap, tap_stop = _taps(w, output, begin, end)
             if tap < tap_stop:
                 at, wi = output - wp.start, output * w.stride - w.pad + tap * w.dilation
-                row, come = r.row + at * r.pitch, source + wi * pitch
+                to, come = row + at * r.pitch, source + wi * pitch
                 if p.largest == 0:
-                    lanes_add(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
-                elif r.row_found == 0:
-                    lanes_max(acc, row, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                    lanes_add(acc, to, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
+                elif row_found == 0:
+                    lanes_max(acc, to, come, count, r.vectors, w.stride * pitch, w.dilation * pitch, tap_stop - tap)
                 else:
-                    found = r.row_found + at * r.found_pitch
-                    lanes_max_indexed(acc, row, found, come, count, r.vectors, w.stride * pitch, w.dilation * pitch,
-                                      tap_stop - tap, number + wi, w.stride, w.dilation)  # fmt: skip
+                    found = row_found + at * r.found_pitch
+                    lanes_max_indexed(acc, to, found, come, count, r.vectors, w.stride * pitch, w.dilation * pitch,
+                                      tap_stop - tap, index + wi, w.stride, w.dilation)  # fmt: skip
             output += count
         begin = _next_read(w, wp, end)
+
+
+@helper
+def _merge(
+    acc: Any, p: Any, d: Any, h: Any, dp: Any, hp: Any, d_first: int, d_stop: int, h_first: int, h_stop: int,
+    columns: int, r: Any,
+) -> None:  # fmt: skip
+    """Take a line's windows to all lines of the output that it is a part of."""
+    for od in range(d_first, d_stop, d.period):
+        for oh in range(h_first, h_stop, h.period):
+            at = ((od - dp.start) * (hp.stop - hp.start) + oh - hp.start) * columns
+            sums, count = r.sums + at * r.pitch, columns * r.vectors
+            if p.largest == 0:
+                lanes_add(acc, sums, r.row, 1, count, 0, 0, 1)
+            elif r.found == 0:
+                lanes_max(acc, sums, r.row, 1, count, 0, 0, 1)
+            else:
+                lanes_merge_indexed(acc, sums, r.found + at * r.found_pitch, count, r.row, r.row_found)
 
 
 @helper
@@ -319,6 +338,8 @@ def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: An
     # Short lines that are neighbours in memory are taken together.
     most = SOURCE_VECTORS // (r.vectors * max(1, width))
     together = most if not in_place and p.xh == width * p.xw and h.stride <= h.kernel else 0
+    # No line is part of two windows: each can go to its output at once.
+    apart = d.stride > (d.kernel - 1) * d.dilation and h.stride > (h.kernel - 1) * h.dilation
     di = _next_read(d, dp, dp.first)
     while di < dp.last:
         d_first, d_stop = _holding(d, di, dp.start, dp.stop)
@@ -333,18 +354,15 @@ def _forward(tag: Any, acc: Any, itemsize: int, in_place: bool, job: int, dp: An
                         begun, taken = hi, min(hi + together, hp.last)
                         _take(tag, itemsize, r, line + wp.first * step, p.xc, step, (taken - begun) * width)
                     line, step = r.source + ((hi - begun) * width - wp.first) * r.pitch, r.pitch
-                number = p.first_index + di * d.index_step + hi * h.index_step
-                _along(tag, acc, itemsize, in_place or together > 1, job, wp, r, line, step, number)
-                for od in range(d_first, d_stop, d.period):
-                    for oh in range(h_first, h_stop, h.period):
-                        at = ((od - dp.start) * height + oh - hp.start) * columns
-                        sums, count = r.sums + at * r.pitch, columns * r.vectors
-                        if p.largest == 0:
-                            lanes_add(acc, sums, r.row, 1, count, 0, 0, 1)
-                        elif r.found == 0:
-                            lanes_max(acc, sums, r.row, 1, count, 0, 0, 1)
-                        else:
-                            lanes_merge_indexed(acc, sums, r.found + at * r.found_pitch, count, r.row, r.row_found)
+                index, in_rows = p.first_index + di * d.index_step + hi * h.index_step, in_place or together > 1
+                if apart:
+                    at = ((d_first - dp.start) * height + h_first - hp.start) * columns
+                    found = r.found + at * r.found_pitch if r.found != 0 else 0
+                    _along(tag, acc, itemsize, in_rows, job, wp, r, line, step, index, r.sums + at * r.pitch, found)
+                else:
+                    _clear(itemsize, r.row, r.row_found, columns * r.vectors, p.largest)
+                    _along(tag, acc, itemsize, in_rows, job, wp, r, line, step, index, r.row, r.row_found)
+                    _merge(acc, p, d, h, dp, hp, d_first, d_stop, h_first, h_stop, columns, r)
             hi = _next_read(h, hp, hi + 1)
         di = _next_read(d, dp, di + 1)
     if p.largest == 0:
