@@ -55,6 +55,13 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (f"{CPU}/pool_kernels.py", "_row_room = room(4 * LANES * 8)"): _ROOM,
     (f"{CPU}/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
     (f"{CPU}/blocking.py", "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)"): _BLOCK,
+    (f"{CPU}/packing.py", "return not (b.lanewise or b.subgroups > 1) and p.g == b.group_filters * p.k"): (
+        "evenly spaced filters are gathered in the general way: its cost"
+    ),
+    (
+        f"{CPU}/phasing.py",
+        "end = (dense.out_channels - 1) * filter_stride + dense.group_in_channels * dense.taps + itemsize",
+    ): "more of the last weights are read one by one: its cost",
     (f"{CPU}/reducing.py", "return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 2"): _ROOM,
     (
         f"{CPU}/phasing.py",
