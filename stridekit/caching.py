@@ -70,8 +70,14 @@ def cache_fault() -> str:
 def private_folder() -> Path:
     """Make a folder for this process alone: for a user without a home, and for what only others' folders could hold."""
     folder = Path(tempfile.mkdtemp(prefix="stridekit-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    atexit.register(_remove, folder, os.getpid())
     return folder
+
+
+def _remove(folder: Path, owner: int) -> None:
+    """Remove a folder, unless this is a forked child of the process that made it."""
+    if os.getpid() == owner:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def sealed(content: bytes) -> bytes:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import re
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -272,3 +274,21 @@ def test_a_strangers_code_for_a_device_is_not_loaded(
         again = cuda_compiling.cubin_path(kernel, "90a")
     assert again.read_bytes() == b"own"
     assert (again == path) == (case != "folder")
+
+
+FOLDER_OF_A_CHILD = """
+import os
+from stridekit.caching import private_folder
+folder = private_folder()
+child = os.fork()
+if child:
+    os.waitpid(child, 0)
+    print(folder.is_dir())
+"""
+
+
+def test_a_child_that_ends_leaves_its_parents_folder(tmp_path: Path) -> None:
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", FOLDER_OF_A_CHILD], env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True"], done.stderr
+    assert not list(tmp_path.iterdir()), "who made a folder removes it"
