@@ -335,14 +335,14 @@ class WindowProduct(MatrixProduct):
         sums = pixels * filters * (INNER * -(-depth // lanes) + ADDING_UP * -(-depth // INNER_DEPTH))
         # A tile of one row computes so many columns.
         spare = INNER_COLUMNS / min(INNER_COLUMNS, max(problem.output_pixels, filters))
-        laid = pixels * depth * -(-filters // 240) if _laid(problem) else 0
+        laid = pixels * depth * -(-filters // 240) if are_laid(problem) else 0
         return sums * spare + LAYING * laid
 
     def _filters_first(self, problem: ConvProblem) -> bool:
         return problem.group_out_channels < min(_NARROW_FILTERS, all_pixels(problem))
 
 
-def _laid(problem: ConvProblem) -> bool:
+def are_laid(problem: ConvProblem) -> bool:
     """Say whether windows have to be laid: all but those of single pixels of channels side by side."""
     plain = problem.taps == 1 and not any(axis.pad_before or axis.pad_after for axis in problem.geometry.axes)
     return not (plain and (problem.memory_order == "channels_last" or math.prod(problem.geometry.input_size) == 1))
@@ -375,7 +375,7 @@ class TurnedProduct(MatrixProduct):
         pixels, filters = all_pixels(problem), problem.group_out_channels
         depth = problem.group_in_channels * problem.taps
         each = OUTER if problem.output_pixels >= _FEW_ROWS else _OUTER_LOW
-        laid = pixels * depth if _laid(problem) and problem.taps > 1 else 0
+        laid = pixels * depth if are_laid(problem) and problem.taps > 1 else 0
         turned = problem.batch * depth * filters if problem.taps > 1 else 0
         return pixels * depth * -(-filters // lanes) * each + LAYING * (laid + turned)
 

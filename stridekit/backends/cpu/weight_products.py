@@ -19,6 +19,7 @@ from stridekit.backends.cpu.products import (
     Product,
     Views,
     all_pixels,
+    are_laid,
     plane_units,
     prepare,
     single_pixels,
@@ -78,7 +79,7 @@ class WindowGradient(_WeightProduct):
         sizes = self.sizes(problem)
         vectors = sizes.rows * -(-sizes.columns // lanes)
         # Windows of more pixels than are multiplied at once are laid anew for each block of filters.
-        times = 1 if sizes.depth <= OUTER_DEPTH else -(-sizes.rows // OUTER_ROWS)
+        times = (1 if sizes.depth <= OUTER_DEPTH else -(-sizes.rows // OUTER_ROWS)) * are_laid(problem)
         return vectors * (OUTER * sizes.depth + _BEGINNING) + LAYING * times * sizes.depth * sizes.columns
 
 
