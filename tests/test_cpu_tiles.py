@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from warming import other_width
 import stridekit as sk
 from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
 from stridekit.backends.cpu.processor import host
+from stridekit.backends.cpu.tables import MOST_PIXELS, fill_reached_table
 
 # One layer for each number of vectors a tile can have, and for what is left over of filters, pixels and channels.
 PROGRAM = """
@@ -174,3 +176,40 @@ def test_taps_left_out_in_the_padding_never_show(special: float, bias: float | N
         assert y[finite].tobytes() == results[0][finite].tobytes()
     reference = sk.conv2d(x, w, b, padding=1, backend="reference")
     assert np.array_equal(np.isnan(reference), np.isnan(results[0]))
+
+
+class Axis(NamedTuple):
+    """What a table asks of an axis."""
+
+    kernel: int
+    stride: int
+    dilation: int
+    pad: int
+    size: int
+
+
+class Axes(NamedTuple):
+    """The axes of a block."""
+
+    d: Axis
+    h: Axis
+    w: Axis
+
+
+def test_each_pixel_whose_window_reaches_into_the_padding_has_a_bit_for_every_tap_inside() -> None:
+    import numba
+
+    @numba.njit
+    def fill(table: int, b: Axes, origin: Any, low: Any, high: Any, stop: Any) -> None:
+        fill_reached_table(table, b, False, origin, low, high, stop)
+
+    axes = Axes(Axis(1, 1, 1, 0, 1), Axis(3, 1, 1, 1, 5), Axis(3, 1, 2, 2, 7))
+    origin, low, high, stop = (0, 0, 0), (0, 1, 2), (1, 4, 5), (1, 5, 7)
+    outer = [(h, w) for h in range(5) for w in range(7) if not (1 <= h < 4 and 2 <= w < 5)]
+    wanted = [
+        sum(1 << (3 * r + s) for r in range(3) for s in range(3) if 0 <= h + r - 1 < 5 and 0 <= w + 2 * s - 2 < 7)
+        for h, w in outer
+    ]
+    table = np.full(len(outer) + MOST_PIXELS + 8, -1, np.int64)
+    fill(table.ctypes.data, axes, origin, low, high, stop)
+    assert table.tolist() == wanted + wanted[-1:] * MOST_PIXELS + [-1] * 8
