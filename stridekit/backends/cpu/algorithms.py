@@ -50,16 +50,21 @@ class TileAlgorithm:
         return no_half(problem, device)
 
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
-        """Return the modelled time: every multiply-add of every tile, spare lanes and pixels included."""
+        """Return the modelled time: the products, weights packed, planes turned into pixels and back."""
         b = self.blocking(problem, device)
-        weights = b.groups * b.vectors * problem.taps * b.channels
         # Samples are counted one by one, though their weights are packed once: the choice, and with it the order of
         # a sum, must not depend on the batch.
-        each = problem.output_pixels + _PACKING
+        packed = _PACKING * b.groups * b.vectors * problem.taps * b.channels
+        beside = packed + _TURNING * turned_elements(problem) / b.lanes
+        return self.products(problem, device) + problem.batch * beside / (VECTORS_PER_SECOND * device.threads)
+
+    def products(self, problem: ConvProblem, device: CpuDevice) -> float:
+        """Return the modelled time of every multiply-add of every tile, spare lanes and pixels included."""
+        b = self.blocking(problem, device)
+        products = b.groups * b.vectors * problem.taps * b.channels * problem.output_pixels
         # A lanewise tile gathers a box for every block of filters, even where all read the same channel.
         gathered = 4 * b.multiplier * math.prod(problem.geometry.input_size) * b.vectors * b.lanewise
-        units = weights * each + gathered + _TURNING * turned_elements(problem) / b.lanes
-        return problem.batch * units / (VECTORS_PER_SECOND * device.threads)
+        return problem.batch * (products + gathered) / (VECTORS_PER_SECOND * device.threads)
 
     def detail(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Say how wide the tile is."""

@@ -51,6 +51,11 @@ def columns_seconds(dense: ConvProblem, device: CpuDevice) -> float:
     return _columns_seconds(replace(dense, batch=1), device.frugal()) * dense.batch / device.threads
 
 
+def call_seconds(problem: ConvProblem, device: CpuDevice) -> float:
+    """Return the seconds of what each call does beside its products: what the two above count as well."""
+    return _CALL / _TYPICAL_BATCH * problem.batch / device.threads
+
+
 @lru_cache(maxsize=4096)
 def _phases_seconds(tile: TileAlgorithm, sample: ConvProblem, device: CpuDevice) -> float:
     once, each = _CALL, 0.0
@@ -61,7 +66,7 @@ def _phases_seconds(tile: TileAlgorithm, sample: ConvProblem, device: CpuDevice)
         gathered = 0 if b.lanewise else math.prod(part.input_shape)
         once += count * b.packed_elements * (_COPIED + half * _CONVERTED)
         each += count * (
-            tile.cost(part, device)
+            tile.products(part, device)
             + math.prod(part.output_shape) * (_STORED[sample.memory_order] + half * _CONVERTED)
             + gathered * (_GATHERED[sample.memory_order] + half * _CONVERTED)
             + b.tasks * _TASK

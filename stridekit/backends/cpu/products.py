@@ -43,6 +43,7 @@ from stridekit.backends.cpu.matrices import (
     cut,
     end_to_end,
 )
+from stridekit.backends.cpu.modelling import call_seconds
 from stridekit.backends.cpu.processor import CpuDevice
 from stridekit.backends.gradients import InputGradient
 from stridekit.geometry import AxisGeometry
@@ -161,6 +162,10 @@ class DenseGradient(InputGradient):
         if set(problem.geometry.stride) != {1}:
             return "the stride has several phases"
         return super().supports(problem, device)
+
+    def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
+        """Return the modelled seconds, counted as those of the other ways are."""
+        return super().cost(problem, device) + call_seconds(problem, device)
 
 
 def all_pixels(problem: ConvProblem) -> int:
