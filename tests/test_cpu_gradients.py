@@ -154,13 +154,13 @@ def test_nan_in_one_group_of_a_pair_stays_there(cpu_device: CpuDevice) -> None:
 
 
 @pytest.mark.parametrize("way", ["contiguous", "strided", "reversed"])
-@pytest.mark.parametrize("groups", [1, 4])
+@pytest.mark.parametrize("groups", [1, 4, 36])
 def test_weights_are_read_where_they_lie_in_one_pass_or_tap_by_tap(way: str, groups: int) -> None:
     """Taps that lie end to end are turned in registers; any others, and 16-bit ones, are read one by one."""
     for dtype in DTYPES:
         of = case(
-            "turned", (9, 11), (3, 2), stride=2, padding=1, groups=groups, channels=20, filters=36, dtype=dtype,
-            data="integers",
+            "turned", (9, 11), (3, 2), stride=2, padding=1, groups=groups, channels=max(20, groups), filters=36,
+            dtype=dtype, data="integers",
         )  # fmt: skip
         gradient = Gradient(of, "input_grad")
         weight, grad = gradient.operands()
