@@ -43,16 +43,14 @@ NEAREST = {
     f"{CPU}/packing.py": (_FORWARD[0], *_GRADIENTS, _FORWARD[1]),
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("accumulating", "reducing", "windows")), _GRADIENTS),
     **dict.fromkeys((f"{CPU}/{name}.py" for name in ("phasing", "turning")), _GRADIENTS),
+    f"{CPU}/adding.py": ("test_columns.py",),
+    f"{CPU}/multiplying.py": ("test_cpu_products.py",),
     f"{CPU}/pool_kernels.py": ("test_pool.py",),
 }
 """The files that are mutated, and the runs nearest to each: that of one dtype first, which is compiled alone then."""
 
 _ROOM, _BLOCK = "more room than is used", "how large a block grows for the sake of the cache: its cost"
 EQUIVALENT: dict[tuple[str, str], str] = {
-    (f"{CPU}/pool_kernels.py", "for ow in range(w.out if p.by_channels != 0 else 2):"): (
-        "where lanes are pixels the body never reads ow: the same line is written twice"
-    ),
-    (f"{CPU}/pool_kernels.py", "_row_room = room(4 * LANES * 8)"): _ROOM,
     (f"{CPU}/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
     (f"{CPU}/blocking.py", "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)"): _BLOCK,
     (f"{CPU}/packing.py", "return not (b.lanewise or b.subgroups > 1) and p.g == b.group_filters * p.k"): (

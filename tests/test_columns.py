@@ -21,7 +21,9 @@ from bench.cliffs import Times, drawn, kinds, timed
 from stridekit.arguments import per_axis
 from stridekit.backends import algorithms_of, load_backend
 from stridekit.backends.cpu import CpuDevice
+from stridekit.backends.cpu.blocking import accumulator_itemsize
 from stridekit.backends.cpu.columns import cut_of, product_problem
+from stridekit.backends.cpu.products import DenseGradient
 from stridekit.backends.gradients import dense_problems, padded_problem
 from stridekit.conv_transpose import transposed_geometry
 from stridekit.geometry import AxisGeometry
@@ -236,6 +238,12 @@ def products_made(plan: Plan) -> float:
     else:
         parts = [(part, float(count)) for part, count in dense_problems(dense)]
     total = 0.0
+    if isinstance(algorithm, DenseGradient):
+        lanes = plan.device.lanes(accumulator_itemsize(dense))
+        for part, count in parts:
+            sizes = algorithm._forward.sizes(part)
+            total += count * sizes.groups * sizes.rows * -(-sizes.columns // lanes) * lanes * sizes.depth
+        return total
     for part, count in parts:
         b = algorithm._tile.blocking(part, plan.device)
         total += count * b.groups * b.vectors * b.lanes * part.output_pixels * part.taps * b.channels

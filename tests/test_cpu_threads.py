@@ -180,12 +180,13 @@ print(stopped > 0)
 
 FORKED = """
 import threading, time, warnings
-from stridekit.backends.cpu import compiling, packing, turning
+from stridekit.backends.cpu import packing, turning
+from stridekit.concurrency import preparing
 warnings.simplefilter("ignore", DeprecationWarning)
 thread = threading.Thread(target=lambda: {here})
 thread.start()
-while compiling._compiling.acquire(blocking=False):
-    compiling._compiling.release()
+while preparing.acquire(blocking=False):
+    preparing.release()
     time.sleep(0.01)
 child = os.fork()
 if child == 0:

@@ -358,9 +358,6 @@ def test_a_sample_has_the_same_bits_in_any_batch(backend: str, dtype: str, rng: 
 
 
 def test_a_product_has_the_same_bits_in_any_batch(backend: str, rng: np.random.Generator) -> None:
-    """On a card a product's sum is cut by how many samples there are; elsewhere by nothing."""
-    if backend == "cuda":
-        pytest.skip("cuda: the order of a product's sum follows the batch")
     network = Network("one", chain(layer("x", "input", size=(300,)), layer("y", "linear", out_features=17)))
     drawn(network, "float32")
     x = rng.standard_normal((37, 300)).astype(np.float32)

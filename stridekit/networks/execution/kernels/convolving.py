@@ -115,14 +115,13 @@ class ConvKernel(Weighted):
 
 
 class LinearKernel(Weighted):
-    """A matrix product: a convolution of one tap along the samples, which lie beside each other like pixels."""
+    """A matrix product: a convolution of one tap over one pixel, so that no sum follows the number of samples."""
 
     def problem(self, direction: str) -> ConvProblem:
-        """State the product or one of its gradients; no samples are one that nothing is computed for."""
-        samples, features = self.inputs[0]
+        """State the product or one of its gradients."""
         return conv_problem(
-            (min(samples, 1), features, max(samples, 1)),
-            (self.channels, features, 1),
+            (*self.inputs[0], 1),
+            (self.channels, self.inputs[0][1], 1),
             dtype=self.context.dtype,
             memory_order="channels_last",
             bias=self.operation.bias and direction == "forward",
@@ -131,15 +130,15 @@ class LinearKernel(Weighted):
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
         """Run the forward plan."""
-        self.plan.execute(_as_pixels(x), weight[..., None], bias, out=_as_pixels(out), workspace=workspace)
+        self.plan.execute(x[..., None], weight[..., None], bias, out=out[..., None], workspace=workspace)
 
     def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
         """Run the plan for the weight."""
-        self.weight_plan.execute(_as_pixels(x), _as_pixels(gradient), out=out[..., None], workspace=workspace)
+        self.weight_plan.execute(x[..., None], gradient[..., None], out=out[..., None], workspace=workspace)
 
     def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
         """Run the plan for the input."""
-        self.input_plan.execute(weight[..., None], _as_pixels(gradient), out=_as_pixels(out), workspace=workspace)
+        self.input_plan.execute(weight[..., None], gradient[..., None], out=out[..., None], workspace=workspace)
 
 
 class ConvTransposeKernel(Weighted):
@@ -252,9 +251,3 @@ class BlurPoolKernel(Weighted):
 
 def _first(array: Array) -> Array:
     return channels_first_view(array, True)
-
-
-def _as_pixels(array: Array) -> Array:
-    """View ``(N, F)`` as one sample of F channels and N pixels."""
-    samples, features = array.shape
-    return _first(array.reshape(min(samples, 1), max(samples, 1), features))
