@@ -1,12 +1,13 @@
 """Interrupts, at every place where the interpreter would let a signal handler raise, or at random times.
 
-As a program, ``python tests/interrupting.py INTERRUPTS SEED`` interrupts calls that share their work with a second
-thread, and says what it found wrong.
+As a program, ``python tests/interrupting.py INTERRUPTS SEED SECONDS`` interrupts calls that share their work with a
+second thread, and says what it found wrong, or where it hangs after so many seconds.
 """
 
 from __future__ import annotations
 
 import dis
+import faulthandler
 import gc
 import random
 import signal
@@ -137,6 +138,8 @@ def workers_that_come(threads: int) -> list[int]:
 
 
 def main() -> None:
+    # Long before whoever started this loses patience: where it hangs.
+    faulthandler.dump_traceback_later(float(sys.argv[3]), exit=True)
     interrupts, dice, timer = int(sys.argv[1]), random.Random(int(sys.argv[2])), _Timer()
     calls = calls_of(np.random.default_rng(0))
     sk.set_num_threads(2)
@@ -170,7 +173,7 @@ def main() -> None:
         assert time.monotonic() < deadline, "a worker is lost"
     assert threading.active_count() == threads
     assert not swallowed, swallowed[:3]
-    print("sound")
+    print("sound", flush=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -15,8 +16,13 @@ def test_every_public_function_is_tried() -> None:
     assert public() - {"get_num_threads"} == set(CALLS)
 
 
+def missing(package: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(find_spec(package) is None, reason=f"what is named first is that {package} is missing")
+
+
 # PyTorch takes seconds to import.
-NAMES = [pytest.param(name, marks=pytest.mark.oracle if name == "Network.from_torch" else ()) for name in CALLS]
+MARKS = {"Network.from_torch": (pytest.mark.oracle, missing("torch")), "Network.from_onnx": (missing("onnx"),)}
+NAMES = [pytest.param(name, marks=MARKS.get(name, ())) for name in CALLS]
 
 
 @pytest.mark.parametrize("name", NAMES)

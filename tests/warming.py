@@ -74,6 +74,8 @@ def other_width() -> str:
 
 def compile_everything(dtypes: Sequence[str]) -> None:
     """Call every entry of the cpu backend once in each dtype."""
+    from dataclasses import replace
+
     import numpy as np
 
     import stridekit as sk
@@ -81,14 +83,19 @@ def compile_everything(dtypes: Sequence[str]) -> None:
 
     for name in dtypes:
         dtype = numpy_dtype(name)
-        x, weight = np.ones((1, 8, 9, 9), dtype), np.ones((8, 8, 3, 3), dtype)
-        y = sk.conv2d(x, weight, np.ones(8, dtype), stride=2)
-        sk.conv_input_grad(x.shape, weight, y, stride=2)
-        sk.conv_weight_grad(x, weight.shape, y, stride=2)
+        x, weight, bias = np.ones((1, 8, 9, 9), dtype), np.ones((8, 8, 3, 3), dtype), np.ones(8, dtype)
+        y = sk.conv2d(x, weight, bias, stride=2)
+        operands = {"forward": (x, weight, bias), "input_grad": (weight, y), "weight_grad": (x, y)}
+        for direction, given in operands.items():
+            plan = sk.plan_conv(x.shape, weight.shape, dtype=name, stride=2, bias=len(given) == 3, direction=direction)
+            for candidate in plan.candidates:
+                if not candidate.excluded:
+                    replace(plan, algorithm=candidate.algorithm).execute(*given)
         # Large enough for several threads, and for a sum in several chains.
-        large = np.ones((1, 8, 200, 200), dtype)
-        sk.conv_weight_grad(large, weight.shape, np.ones((1, 8, 198, 198), dtype))
+        large = sk.plan_conv((1, 8, 200, 200), weight.shape, dtype=name, direction="weight_grad")
+        replace(large, algorithm="run_tile").execute(np.ones((1, 8, 200, 200), dtype), np.ones((1, 8, 198, 198), dtype))
         sk.max_pool_grad(x, sk.max_pool2d(x, 2), 2)
+        sk.avg_pool_grad(x.shape, sk.avg_pool2d(x, 2), 2)
 
 
 if __name__ == "__main__":
