@@ -88,11 +88,13 @@ class _Timer:
         try:
             try:
                 self._armed = True
-                signal.setitimer(signal.ITIMER_REAL, seconds)
+                # And once more where C code has swallowed what was raised in it.
+                signal.setitimer(signal.ITIMER_REAL, seconds, 0.2)
                 while True:
                     call()
             finally:
                 self._armed = False
+                signal.setitimer(signal.ITIMER_REAL, 0)
         except KeyboardInterrupt:
             pass
 
