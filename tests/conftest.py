@@ -134,7 +134,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             config.stash[_left_out][why] += 1
     if left_out:
         config.hook.pytest_deselected(items=left_out)
-    items[:] = sorted(kept, key=warming.needs_kernels)
+    items[:] = sorted(kept, key=warming.needed)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -146,8 +146,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    if warming.needs_kernels(item):
-        warming.wait()
+    warming.wait(warming.needed(item))
 
 
 def pytest_sessionfinish() -> None:

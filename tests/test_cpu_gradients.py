@@ -22,7 +22,7 @@ from gradients import DIRECTIONS, Gradient
 from guarded import guarded
 from oracle import assert_same_bits
 from test_bounds import allocate_guarded, assert_ends_well, every_dtype, in_dtype
-from test_cpu_tiles import every_width
+from test_cpu_tiles import OWN
 
 import stridekit as sk
 from stridekit import vram
@@ -246,7 +246,9 @@ def run_narrow_groups() -> None:
             assert_same_bits(gradient.run(operands, backend="cpu"), wanted, gradient)
 
 
-@every_width
+@pytest.mark.parametrize(
+    "bits", [bits if bits == OWN else pytest.param(bits, marks=pytest.mark.thorough) for bits in ("128", "256", "512")]
+)
 def test_every_vector_width_computes_the_same_gradients(bits: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent))],

@@ -26,7 +26,10 @@ FREE = {
     )
 }
 """Files that compute nothing on the cpu backend, or hardly anything."""
+IN_ORDER = ("float32", "float64", "float16", "bfloat16")
+"""In which dtypes are compiled: tests of one need not wait for the next."""
 _process: subprocess.Popen[bytes] | None = None
+_compiled = 0
 
 
 def start(items: Sequence[pytest.Item]) -> None:
@@ -41,19 +44,23 @@ def start(items: Sequence[pytest.Item]) -> None:
         )
 
 
-def needs_kernels(item: pytest.Item) -> bool:
-    """Say whether a test is to wait for what is compiled: it then runs behind those that need not."""
+def needed(item: pytest.Item) -> int:
+    """Return how many dtypes have to be compiled before a test: it runs behind those that need fewer."""
     if item.get_closest_marker("emulator") or item.path.name in FREE:
-        return False
-    values = item.callspec.params.values() if hasattr(item, "callspec") else ()
-    return not any(isinstance(value, str) and value == "reference" for value in values)
+        return 0
+    values = list(item.callspec.params.values()) if hasattr(item, "callspec") else []
+    if any(isinstance(value, str) and value == "reference" for value in values):
+        return 0
+    dtypes = {value for value in values if isinstance(value, str) and value in IN_ORDER}
+    dtypes |= {value.dtype for value in values if getattr(value, "dtype", None) in IN_ORDER}
+    return max(map(IN_ORDER.index, dtypes)) + 1 if dtypes else len(IN_ORDER)
 
 
-def wait() -> None:
-    """Return once all of the processor's own width is compiled; at once where nothing was begun."""
-    if _process is not None and _process.stdout is not None and not _process.stdout.closed:
-        _process.stdout.readline()
-        _process.stdout.close()
+def wait(dtypes: int) -> None:
+    """Return once so many dtypes are compiled for the processor's own width; at once where nothing was begun."""
+    global _compiled
+    while _process is not None and _process.stdout is not None and _compiled < dtypes:
+        _compiled = _compiled + 1 if _process.stdout.readline() else len(IN_ORDER)
 
 
 def stop() -> None:
@@ -72,8 +79,8 @@ def other_width() -> str:
     return "128" if host().vector_bytes == 32 else "256"
 
 
-def compile_everything(dtypes: Sequence[str]) -> None:
-    """Call every entry of the cpu backend once in each dtype."""
+def compile_everything(name: str) -> None:
+    """Call every entry of the cpu backend once in a dtype."""
     from dataclasses import replace
 
     import numpy as np
@@ -81,28 +88,37 @@ def compile_everything(dtypes: Sequence[str]) -> None:
     import stridekit as sk
     from stridekit.arrays import numpy_dtype
 
-    for name in dtypes:
-        dtype = numpy_dtype(name)
-        x, weight, bias = np.ones((1, 8, 9, 9), dtype), np.ones((8, 8, 3, 3), dtype), np.ones(8, dtype)
-        y = sk.conv2d(x, weight, bias, stride=2)
-        operands = {"forward": (x, weight, bias), "input_grad": (weight, y), "weight_grad": (x, y)}
-        for direction, given in operands.items():
-            plan = sk.plan_conv(x.shape, weight.shape, dtype=name, stride=2, bias=len(given) == 3, direction=direction)
-            for candidate in plan.candidates:
-                if not candidate.excluded:
-                    replace(plan, algorithm=candidate.algorithm).execute(*given)
-        # Large enough for several threads, and for a sum in several chains.
-        large = sk.plan_conv((1, 8, 200, 200), weight.shape, dtype=name, direction="weight_grad")
-        replace(large, algorithm="run_tile").execute(np.ones((1, 8, 200, 200), dtype), np.ones((1, 8, 198, 198), dtype))
-        sk.max_pool_grad(x, sk.max_pool2d(x, 2), 2)
-        sk.avg_pool_grad(x.shape, sk.avg_pool2d(x, 2), 2)
+    dtype = numpy_dtype(name)
+    x, weight, bias = np.ones((1, 8, 9, 9), dtype), np.ones((8, 8, 3, 3), dtype), np.ones(8, dtype)
+    y = sk.conv2d(x, weight, bias, stride=2)
+    operands = {"forward": (x, weight, bias), "input_grad": (weight, y), "weight_grad": (x, y)}
+    for direction, given in operands.items():
+        plan = sk.plan_conv(x.shape, weight.shape, dtype=name, stride=2, bias=len(given) == 3, direction=direction)
+        for candidate in plan.candidates:
+            if not candidate.excluded:
+                replace(plan, algorithm=candidate.algorithm).execute(*given)
+    # Large enough for several threads, and for a sum in several chains.
+    large = sk.plan_conv((1, 8, 200, 200), weight.shape, dtype=name, direction="weight_grad")
+    replace(large, algorithm="run_tile").execute(np.ones((1, 8, 200, 200), dtype), np.ones((1, 8, 198, 198), dtype))
+    sk.max_pool_grad(x, sk.max_pool2d(x, 2), 2)
+    sk.avg_pool_grad(x.shape, sk.avg_pool2d(x, 2), 2)
+
+
+def compile_tile() -> None:
+    """Call what one test tries of another width: a tile's forward entries."""
+    import numpy as np
+
+    import stridekit as sk
+
+    sk.conv2d(np.ones((1, 8, 9, 9), np.float32), np.ones((8, 8, 3, 3), np.float32), np.ones(8, np.float32))
 
 
 if __name__ == "__main__":
     if WIDTH in os.environ:
-        compile_everything(["float32"])
+        compile_tile()
     else:
-        compile_everything(["float32", "float16", "bfloat16", "float64"])
-        print("compiled", flush=True)
+        for each in IN_ORDER:
+            compile_everything(each)
+            print(each, flush=True)
         os.environ[WIDTH] = other_width()
         os.execv(sys.executable, [sys.executable, "-m", "tests.warming"])
