@@ -152,7 +152,7 @@ class Plan(Remembering):
         packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
         limit = None if limit is None else as_int("limit", limit, 0)
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
-        if not bounds or self.problem.batch == 0:
+        if not bounds:
             return self._whole[packed]
         output = 0 if out_given else whole_units(self.problem.result_bytes, self.device)
         return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=min(bounds))

@@ -165,6 +165,9 @@ def whole_units(nbytes: int, device: Device) -> int:
 
 def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool) -> Iterator[Schedule]:
     """Yield schedules from the fastest on: as planned, on the frugal device, then in ever smaller tiles."""
+    if problem.batch == 0:
+        yield Schedule(device, None, 0, 0)
+        return
     frugal = device.frugal()
     for each in dict.fromkeys((device, frugal)):
         yield Schedule(each, None, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
