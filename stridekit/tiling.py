@@ -147,7 +147,9 @@ def schedule(
         With the smallest budget that works, if none does.
     """
     smallest = None
-    for option in _options(problem, algorithm, device, packed=packed):
+    # Beside a result that alone is too large nothing fits: what would is all that there is to say.
+    hopeless = limit is not None and output_bytes > limit
+    for option in _options(problem, algorithm, device, packed=packed, last=hopeless):
         if limit is None or output_bytes + option.workspace_bytes <= limit:
             return option
         smallest = option.workspace_bytes if smallest is None else min(smallest, option.workspace_bytes)
@@ -163,8 +165,10 @@ def whole_units(nbytes: int, device: Device) -> int:
     return align(nbytes, device.granularity)
 
 
-def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool) -> Iterator[Schedule]:
-    """Yield schedules from the fastest on: as planned, on the frugal device, then in ever smaller tiles."""
+def _options(
+    problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool, last: bool
+) -> Iterator[Schedule]:
+    """Yield schedules from the fastest on: as planned, on the frugal device, in ever smaller tiles; or the last."""
     if problem.batch == 0:
         yield Schedule(device, None, 0, 0)
         return
@@ -172,13 +176,16 @@ def _options(problem: ConvProblem, algorithm: Algorithm, device: Device, *, pack
     for each in dict.fromkeys((device, frugal)):
         yield Schedule(each, None, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
     packing = 0 if packed else align(algorithm.packed_bytes(problem, frugal))
-    for batch, rows in _tile_sizes(problem):
+    sizes = list(_tile_sizes(problem))
+    for batch, rows in reversed(sizes) if last else sizes:
         tiles = Tiles(problem, batch, rows)
         kinds = tiles.kinds()
         if kinds:
             # Weights packed for the whole serve every tile: their order is a matter of channels and taps alone.
             largest = max(algorithm.workspace(kind, frugal, packed=True) for kind in kinds)
             yield Schedule(frugal, tiles, packing, whole_units(packing + largest, frugal))
+            if last:
+                return
 
 
 def _tile_sizes(problem: ConvProblem) -> Iterator[tuple[int, int]]:
