@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from network_cases import chain, layer
+from thinning import every
 
 from stridekit.networks import Layer, Network
 from stridekit.networks.execution import arena
@@ -99,7 +100,7 @@ def lines_run(call: Callable[[], Any]) -> int:
     return count
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", every(3, SHAPES))
 def test_twice_the_layers_take_twice_the_lines(shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     # The search among orders ends at a number of its own, which is not of the layers.
     monkeypatch.setattr(arena, "_MOST_LOOKS", 0)

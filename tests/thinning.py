@@ -76,6 +76,14 @@ def _pairs(row: Row, turning: Sequence[int]) -> tuple[list[Pair], list[Pair], Pa
     return own, [*itertools.product(those, others)], ("all", *those)
 
 
+def every(step: int, values: Iterable[Any], first: int = 0) -> list[Any]:
+    """Return parameters of which the short run takes every so many, from one on; the others are ``thorough``."""
+    return [
+        value if number % step == first else pytest.param(value, marks=pytest.mark.thorough)
+        for number, value in enumerate(values)
+    ]
+
+
 def mark_what_is_left_out(items: Sequence[pytest.Item]) -> None:
     """Mark as ``thorough`` the items of tests marked ``rotated`` that the short run leaves out.
 
