@@ -156,6 +156,7 @@ def test_a_worker_really_takes_part(four_threads: None) -> None:
         assert job.tolist() == [2, 1, 1, 0, 0, 0, 0, 0]
 
 
+@pytest.mark.thorough
 def test_an_interrupt_loses_no_result_that_follows() -> None:
     program = """
 import signal, time

@@ -108,6 +108,7 @@ def test_every_stage_has_a_runner_and_all_together_take_less_than_eight_minutes(
     assert sum(seconds for seconds, _ in gpu_gate.STAGES.values()) < 8 * 60
 
 
+@pytest.mark.thorough
 def test_a_command_is_ended_at_its_limit_with_all_that_it_started(tmp_path: Path) -> None:
     alive = tmp_path / "alive"
     child = f"import time\nwhile True: open({str(alive)!r}, 'w').close(); time.sleep(0.02)"
@@ -148,6 +149,7 @@ def test_errs(nothing): pass
 """
 
 
+@pytest.mark.thorough
 def test_outcomes_are_counted_in_what_pytest_prints(tmp_path: Path) -> None:
     (tmp_path / "test_some.py").write_text(TESTS)
     (tmp_path / "test_broken.py").write_text("import nothing_of_this_name")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import EMULATED
 from network_cases import chain, drawn, every_operation, layer, random_network
+from thinning import every
 
 import stridekit as sk
 from stridekit.arrays import DTYPES, numpy_dtype
@@ -216,7 +217,7 @@ def test_nothing_that_is_alive_overlaps_in_random_graphs(
             check_arena(program(network, 2, backend, training=training))
 
 
-@pytest.mark.parametrize("name", sk.networks.names())
+@pytest.mark.parametrize("name", every(5, sk.networks.names()))
 def test_nothing_that_is_alive_overlaps_in_the_networks_that_ship(name: str) -> None:
     network = sk.networks.load(name)
     made = program(network, 2, "H200", training=False)
