@@ -99,11 +99,6 @@ def check_channels(expected: int | None, shape: Shape, what: str = "channels") -
         raise ShapeError(f"the input has {shape[0]} {what} {shape}; the parameters are for {expected}")
 
 
-def sizes_text(sizes: Sequence[int]) -> str:
-    """Write sizes as ``"3x224x224"``."""
-    return "x".join(map(str, sizes))
-
-
 def volume(shape: Shape) -> int:
     """Return the number of elements."""
     return math.prod(shape)
