@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import stridekit as sk
@@ -383,7 +383,12 @@ def hunt(w: dict[str, Any]) -> None:
         assert took < AT_ONCE, f"{name}: {took:.2f} s for {w}"
 
 
-quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large]}
+quiet = {
+    "deadline": None,
+    # To explain a failure, lines are traced, which takes eight times as long.
+    "phases": [phase for phase in Phase if phase is not Phase.explain],
+    "suppress_health_check": [HealthCheck.too_slow, HealthCheck.data_too_large],
+}
 
 
 @settings(max_examples=40, **quiet)

@@ -43,7 +43,7 @@ class Axis(NamedTuple):
 
 def cut_axis(axis: AxisGeometry, block: int) -> Axis:
     """Return an axis cut into blocks of `block` outputs."""
-    compact = axis.stride > axis.kernel_extent
+    pixel_step, tap_step = _steps(axis)
     return Axis(
         size=axis.size,
         out=axis.output_size,
@@ -53,10 +53,15 @@ def cut_axis(axis: AxisGeometry, block: int) -> Axis:
         pad=axis.pad_before,
         block=block,
         blocks=-(-axis.output_size // block),
-        compact=int(compact),
-        pixel_step=axis.kernel if compact else axis.stride,
-        tap_step=1 if compact else axis.dilation,
+        compact=int(axis.stride > axis.kernel_extent),
+        pixel_step=pixel_step,
+        tap_step=tap_step,
     )
+
+
+def _steps(axis: AxisGeometry) -> tuple[int, int]:
+    """Return the box positions from output to output and from tap to tap."""
+    return (axis.kernel, 1) if axis.stride > axis.kernel_extent else (axis.stride, axis.dilation)
 
 
 def box_length(axis: Axis, outputs: int) -> int:
@@ -67,11 +72,13 @@ def box_length(axis: Axis, outputs: int) -> int:
 def block_sizes(geometry: tuple[AxisGeometry, ...], pixel_bytes: int, target: int) -> tuple[int, int, int]:
     """Choose the output block: whole rows if they fit, then as many rows and slices as `target` bytes of box hold."""
 
+    steps = [_steps(axis) for axis in geometry]
+    extents = [tap_step * (axis.kernel - 1) + 1 for axis, (_, tap_step) in zip(geometry, steps, strict=True)]
+
     def box_bytes(d: int, h: int, w: int) -> int:
-        lengths = (box_length(cut_axis(axis, block), block) for axis, block in zip(geometry, (d, h, w), strict=True))
         count = pixel_bytes
-        for length in lengths:
-            count *= length
+        for outputs, (pixel_step, _), extent in zip((d, h, w), steps, extents, strict=True):
+            count *= (outputs - 1) * pixel_step + extent
         return count
 
     def even(out: int, block: int) -> int:
