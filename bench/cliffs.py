@@ -22,7 +22,7 @@ from rich.console import Console
 from rich.table import Table
 
 import stridekit as sk
-from stridekit.arrays import numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
 
 TIMES = 5.0
 """How many times as long as PyTorch a call may take,"""

@@ -15,8 +15,8 @@ import numpy as np
 
 import stridekit as sk
 from bench.layers import Layer
-from stridekit.backends.cpu.processor import host
-from stridekit.plan import PackedWeight, Plan
+from stridekit.backends.cpu.runtime.processor import host
+from stridekit.planning.plan import PackedWeight, Plan
 
 Call = Callable[[], np.ndarray]
 OURS = ("given_first", "given_last", "packed_first", "packed_last")

@@ -15,8 +15,8 @@ import numpy as np
 
 from bench.cuda_timing import Call, allow_tf32, torch_dtype
 from bench.layers import SEED, Layer
-from stridekit.arrays import Array, numpy_dtype
-from stridekit.plan import PackedWeight, Plan
+from stridekit.memory.arrays import Array, numpy_dtype
+from stridekit.planning.plan import PackedWeight, Plan
 
 TOLERANCES = {"float16": 2e-3, "bfloat16": 2e-2, "tf32": 2e-3, "float32": 1e-4}
 """Of the largest output: catches a wrong result, not a rounding; the tests hold the real bound."""

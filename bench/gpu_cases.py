@@ -20,15 +20,15 @@ import stridekit as sk
 from bench.comparing import assert_same_numbers
 from bench.gradient_cases import GradientCase, gradient_cases
 from bench.pool_cases import PoolingCase, pool_cases
-from stridekit.arrays import Array, layout_view, numpy_dtype
 from stridekit.backends import memory_of, unavailable
 from stridekit.backends.cuda import implicit_gemm
 from stridekit.backends.cuda.catalog import TILES
 from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.gemm_kernels import LOADERS
 from stridekit.backends.cuda.tiles import Tile
-from stridekit.memory import uploaded
-from stridekit.plan import Plan
+from stridekit.memory.arrays import Array, layout_view, numpy_dtype
+from stridekit.memory.spaces import uploaded
+from stridekit.planning.plan import Plan
 
 
 @dataclass(frozen=True)

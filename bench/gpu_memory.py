@@ -16,9 +16,9 @@ import stridekit as sk
 from bench.gpu_cases import first_view
 from bench.layers import Layer, chosen
 from bench.records import text_table, write_json
-from stridekit.arrays import Array, channels_last_layout, layout_shape, layout_view, numpy_dtype
 from stridekit.backends import memory_of, unavailable
-from stridekit.plan import Plan
+from stridekit.memory.arrays import Array, channels_last_layout, layout_shape, layout_view, numpy_dtype
+from stridekit.planning.plan import Plan
 
 LAYERS = ["resnet_stem", "resnet_3x3_s2_deep", "mobilenet_depthwise", "odd_3x3", "speech_stem", "video_stem"]
 DTYPES = ("float16", "bfloat16", "tf32", "float32", "float64")

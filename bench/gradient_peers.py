@@ -26,7 +26,7 @@ from bench.contenders import Call, aligned, copies
 from bench.layers import Layer, chosen
 from bench.racing import race
 from bench.records import RESULTS
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
 
 TOLERANCE = 1e-4
 """Of the largest element: catches a wrong result, not a rounding; the tests hold the real bound."""

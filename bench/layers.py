@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import stridekit as sk
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
 
 SEED = 2016
 

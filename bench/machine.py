@@ -14,7 +14,7 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.processor import device, host
+from stridekit.backends.cpu.runtime.processor import device, host
 
 _VECTOR_BYTES = host().vector_bytes
 _SUMS = 12

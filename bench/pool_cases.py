@@ -13,8 +13,8 @@ import numpy as np
 
 import stridekit as sk
 from bench.comparing import assert_same_numbers
-from stridekit.arrays import numpy_dtype
 from stridekit.backends.cuda.direct import ELEMENTS
+from stridekit.memory.arrays import numpy_dtype
 
 
 @dataclass(frozen=True)

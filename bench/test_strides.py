@@ -17,7 +17,7 @@ from bench.contenders import copies, l2_bytes
 from bench.gpu_cases import first_view, to_host
 from bench.layers import Layer, suite
 from stridekit.backends import memory_of
-from stridekit.memory import uploaded
+from stridekit.memory.spaces import uploaded
 
 STRIDES = (1, 2, 3, 4)
 LARGEST_FLOPS = 2e10

@@ -2,7 +2,7 @@
 #pragma once
 #include "device.cuh"
 
-// Positions in stridekit.activation.ACTIVATIONS.
+// Positions in stridekit.problems.activations.ACTIVATIONS.
 enum Activation { NO_ACTIVATION = -1, RELU, RELU6, SILU, GELU, LEAKY_RELU };
 
 DEVICE float exponential(float value) { return expf(value); }

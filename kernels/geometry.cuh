@@ -3,7 +3,7 @@
 #include "parameters.cuh"
 
 // The input coordinate that padded coordinate `index` holds, or -1 where it holds a zero: twin of
-// stridekit.padding.source_index.
+// stridekit.problems.padding.source_index.
 template <class Index>
 DEVICE Index source_index(Index index, Index size, int padding_mode) {
     if (index >= 0 && index < size) return index;

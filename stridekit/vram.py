@@ -21,14 +21,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stridekit.arguments import as_flag, is_int, shown
-from stridekit.arrays import Array
 from stridekit.concurrency import Scope, lock, opened, still_open
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
-from stridekit.memory import HOST, Memory
-from stridekit.workspace import align
+from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import HOST, Memory
+from stridekit.memory.workspace import align
 
 if TYPE_CHECKING:
-    from stridekit.plan import Plan
+    from stridekit.planning.plan import Plan
 
 __all__ = ["TrackedUsage", "VramUsage", "budget", "estimate", "track"]
 
@@ -158,7 +158,7 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     >>> sk.vram.estimate(plan).output
     32768
     """
-    from stridekit.plan import Plan
+    from stridekit.planning.plan import Plan
 
     if not isinstance(plan, Plan):
         raise DtypeError(f"plan is {shown(plan)}; wanted a Plan, such as stridekit.plan_conv returns")

@@ -18,14 +18,14 @@ import pytest
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import numpy as np
-import warming
-from thinning import mark_what_is_left_out, why_skipped
 
 import stridekit as sk
 from stridekit.backends import unavailable
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
+from tests.kit import warming
+from tests.kit.thinning import mark_what_is_left_out, why_skipped
 
 # No tests: its modules are tests.emulator's, and would be imported here under another name.
 collect_ignore = ["emulator"]

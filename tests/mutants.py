@@ -34,41 +34,60 @@ CPU = "stridekit/backends/cpu"
 _FORWARD = ("test_equivalence.py::test_every_algorithm_is_right_to_the_bound", "test_equivalence.py")
 _GRADIENTS = ("test_gradients.py::test_a_gradient_is_right_to_the_bound", "test_gradients.py", "test_cpu_gradients.py")
 NEAREST = {
-    "stridekit/problem.py": ("test_planning.py", "test_errors.py", "test_vram.py"),
-    "stridekit/geometry.py": ("test_geometry.py", "test_receptive_field.py", "test_phases.py"),
-    "stridekit/planning.py": ("test_planning.py", "test_vram.py"),
-    "stridekit/phases.py": ("test_phases.py", *_GRADIENTS),
-    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("blocking", "convolving", "finishing", "gathering")), _FORWARD),
-    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("summing", "tables")), _FORWARD),
-    f"{CPU}/packing.py": (_FORWARD[0], *_GRADIENTS, _FORWARD[1]),
-    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("accumulating", "reducing", "windows")), _GRADIENTS),
-    **dict.fromkeys((f"{CPU}/{name}.py" for name in ("phasing", "turning")), _GRADIENTS),
-    f"{CPU}/adding.py": ("test_columns.py",),
-    f"{CPU}/multiplying.py": ("test_cpu_products.py",),
-    f"{CPU}/pool_kernels.py": ("test_pool.py",),
+    "stridekit/problems/conv_problem.py": ("test_planning.py", "test_errors.py", "test_vram.py"),
+    "stridekit/problems/geometry.py": ("test_geometry.py", "test_receptive_field.py", "test_phases.py"),
+    "stridekit/planning/dispatch.py": ("test_planning.py", "test_vram.py"),
+    "stridekit/problems/phases.py": ("test_phases.py", *_GRADIENTS),
+    **dict.fromkeys(
+        (
+            f"{CPU}/forward/{name}.py"
+            for name in ("blocking", "loop_nest", "epilogue", "pack_input", "macrokernel", "address_tables")
+        ),
+        _FORWARD,
+    ),
+    f"{CPU}/forward/pack_weights.py": (_FORWARD[0], *_GRADIENTS, _FORWARD[1]),
+    **dict.fromkeys(
+        (f"{CPU}/weight_gradient/{name}.py" for name in ("loop_nest", "blocking", "pack_operands")), _GRADIENTS
+    ),
+    **dict.fromkeys((f"{CPU}/input_gradient/{name}.py" for name in ("algorithm", "pack_weights")), _GRADIENTS),
+    f"{CPU}/columns/loop_nest.py": ("test_columns.py",),
+    f"{CPU}/products/loop_nest.py": ("test_cpu_products.py",),
+    f"{CPU}/pool/loop_nest.py": ("test_pool.py",),
 }
 """The files that are mutated, and the runs nearest to each: that of one dtype first, which is compiled alone then."""
 
 _ROOM, _BLOCK = "more room than is used", "how large a block grows for the sake of the cache: its cost"
 EQUIVALENT: dict[tuple[str, str], str] = {
-    (f"{CPU}/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
-    (f"{CPU}/blocking.py", "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)"): _BLOCK,
-    (f"{CPU}/packing.py", "return not (b.lanewise or b.subgroups > 1) and p.g == b.group_filters * p.k"): (
+    ("forward/blocking.py", '"box": box + max(device.vector_bytes, 5 * itemsize),'): _ROOM,
+    (
+        "forward/blocking.py",
+        "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)",
+    ): _BLOCK,
+    ("forward/pack_weights.py", "return not (b.lanewise or b.subgroups > 1) and p.g == b.group_filters * p.k"): (
         "evenly spaced filters are gathered in the general way: its cost"
     ),
     (
-        f"{CPU}/phasing.py",
+        "input_gradient/algorithm.py",
         "end = (dense.out_channels - 1) * filter_stride + dense.group_in_channels * dense.taps + itemsize",
     ): "more of the last weights are read one by one: its cost",
-    (f"{CPU}/reducing.py", "return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 2"): _ROOM,
     (
-        f"{CPU}/phasing.py",
+        "weight_gradient/blocking.py",
+        "return (outputs - 1) * axis.stride + axis.dilation * (axis.kernel - 1) + 2",
+    ): _ROOM,
+    (
+        "input_gradient/algorithm.py",
         "apart = weight[0] == expected if dense.groups > 1 else weight[0] > expected",
     ): "weights that lie end to end are read one by one: its cost",
-    (f"{CPU}/reducing.py", "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):"): _BLOCK,
-    (f"{CPU}/reducing.py", "while w == width and h < height and slab(max(2 * h, height), w) <= room // 2:"): _BLOCK,
+    (
+        "weight_gradient/blocking.py",
+        "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):",
+    ): _BLOCK,
+    (
+        "weight_gradient/blocking.py",
+        "while w == width and h < height and slab(max(2 * h, height), w) <= room // 2:",
+    ): _BLOCK,
 }
-"""File and mutated line, stripped, of what changes no behaviour, and why."""
+"""File, below `CPU` if it lies there, and mutated line, stripped, of what changes no behaviour, and why."""
 
 UNSEEN = {
     "cost": "chooses among algorithms that give the same bits",
@@ -104,7 +123,7 @@ class Mutant:
     @property
     def equivalent(self) -> str:
         """Why nothing can see it, if so."""
-        return EQUIVALENT.get((self.file, self.after.strip()), "")
+        return EQUIVALENT.get((self.file.removeprefix(f"{CPU}/"), self.after.strip()), "")
 
     def rank(self, seed: int) -> bytes:
         """Return a number that is drawn for the mutant, whichever line it has come to stand on."""

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, LAYOUTS
 from conftest import SEED
-from oracle import Truth, assert_within, correlate, pad
-from thinning import every
 
 import stridekit as sk
-from stridekit.arrays import numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from tests.kit.cases import DTYPES, LAYOUTS
+from tests.kit.oracle import Truth, assert_within, correlate, pad
+from tests.kit.thinning import every
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 

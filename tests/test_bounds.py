@@ -16,14 +16,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Arrays, Case
-from curated import CURATED
-from guarded import guarded
-from laying import empty_like_laid
-from oracle import assert_same_bits
 
 from stridekit import vram
 from stridekit.backends import load_backend
+from tests.kit.cases import DTYPES, Arrays, Case
+from tests.kit.curated import CURATED
+from tests.kit.guarded import guarded
+from tests.kit.laying import empty_like_laid
+from tests.kit.oracle import assert_same_bits
 
 PROGRAM = """
 import sys
@@ -102,14 +102,14 @@ def assert_ends_well(program: str) -> None:
 @pytest.mark.skipif(platform.system() != "Linux", reason="fences between pages are made with Linux's mprotect")
 @every_dtype
 def test_no_byte_beyond_the_operands_is_touched(dtype: str) -> None:
-    assert_ends_well(PROGRAM.format(tests=str(Path(__file__).parent), dtype=dtype))
+    assert_ends_well(PROGRAM.format(tests=str(Path(__file__).parents[1]), dtype=dtype))
 
 
 def test_the_fences_hold() -> None:
     """The checker itself: a byte beyond the array kills the process that reads it."""
     for at_end, offset in ((True, 12), (False, -1)):
-        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
-        program += "import ctypes, numpy as np\nfrom guarded import guarded\n"
+        program = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
+        program += "import ctypes, numpy as np\nfrom tests.kit.guarded import guarded\n"
         program += f"with guarded(np.arange(3, dtype='f4'), at_end={at_end}) as a:\n"
         program += "    print(a.tolist(), flush=True)\n"
         program += f"    ctypes.string_at(a.ctypes.data + {offset}, 1)\n"

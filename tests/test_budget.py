@@ -8,12 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import Case
-from curated import CURATED
-from oracle import assert_same_bits
-from thinning import every
 
 import stridekit as sk
+from tests.kit.cases import Case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import assert_same_bits
+from tests.kit.thinning import every
 
 CASES = [case for case in CURATED if case.batch and case.rank < 3][::3] + [case for case in CURATED if case.rank == 3][
     ::4

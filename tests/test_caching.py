@@ -17,10 +17,10 @@ import pytest
 from test_cpu_cache import SOURCE, fresh_module
 from typer.testing import CliRunner
 
-from stridekit import caching
 from stridekit.backends.cuda import compiling as cuda_compiling
 from stridekit.backends.cuda.catalog import all_kernels
 from stridekit.cli.commands import app
+from stridekit.memory import disk_cache
 
 OWNERS = hasattr(os, "geteuid")
 pytestmark = pytest.mark.skipif(not OWNERS, reason="files have no owners on this system")
@@ -34,17 +34,17 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """Make a folder in which a stranger's code lies in the place of `SOURCE`: it gives 20 for 15."""
     folder = tmp_path / "parent" / "cache"
     monkeypatch.setenv("STRIDEKIT_CACHE_DIR", str(folder))
-    monkeypatch.setattr(caching, "_told", set())
+    monkeypatch.setattr(disk_cache, "_told", set())
     fresh_module(SOURCE.replace("3 *", "4 *")).triple(5)
     path = code_in(folder)
-    strange = caching.unsealed(path.read_bytes())
+    strange = disk_cache.unsealed(path.read_bytes())
     path.unlink()
     fresh_module().triple(5)
     path = code_in(folder)
-    own = caching.unsealed(path.read_bytes())
+    own = disk_cache.unsealed(path.read_bytes())
     assert own is not None
     assert strange is not None
-    path.write_bytes(caching.sealed(own.partition(b"\n")[0] + b"\n" + strange.partition(b"\n")[2]))
+    path.write_bytes(disk_cache.sealed(own.partition(b"\n")[0] + b"\n" + strange.partition(b"\n")[2]))
     yield folder
     for path in (folder.parent, folder):
         if path.is_dir():
@@ -203,9 +203,9 @@ class Hostile:
 
 WRAPPINGS: dict[str, Callable[[bytes, bytes], bytes]] = {
     "bare": lambda whole, hostile: hostile,
-    "under its hash": lambda whole, hostile: caching.sealed(hostile),
-    "under another key": lambda whole, hostile: caching.sealed(b"key\n" + hostile),
-    "appended": lambda whole, hostile: caching.sealed(whole[32:] + hostile),
+    "under its hash": lambda whole, hostile: disk_cache.sealed(hostile),
+    "under another key": lambda whole, hostile: disk_cache.sealed(b"key\n" + hostile),
+    "appended": lambda whole, hostile: disk_cache.sealed(whole[32:] + hostile),
 }
 
 
@@ -246,9 +246,9 @@ def test_what_can_only_be_read_is_read(cache: Path) -> None:
 
 
 def test_without_owners_the_folder_is_used_as_it_is(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(caching, "_OWNERS", False)
+    monkeypatch.setattr(disk_cache, "_OWNERS", False)
     cache.chmod(0o777)
-    assert caching.cache_fault() == ""
+    assert disk_cache.cache_fault() == ""
     assert computed() == STRANGE
     code_in(cache).write_bytes(b"damaged")
     assert (computed(), computed()) == (OWN, OWN)
@@ -260,7 +260,7 @@ def test_a_strangers_code_for_a_device_is_not_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str
 ) -> None:
     monkeypatch.setenv("STRIDEKIT_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.setattr(caching, "_told", set())
+    monkeypatch.setattr(disk_cache, "_told", set())
     monkeypatch.setattr(cuda_compiling, "version", lambda: (13, 0))
     given = [b"strange"]
     monkeypatch.setattr(cuda_compiling, "compile_kernel", lambda *_: cuda_compiling.Compiled(given[0], ""))
@@ -278,7 +278,7 @@ def test_a_strangers_code_for_a_device_is_not_loaded(
 
 FOLDER_OF_A_CHILD = """
 import os
-from stridekit.caching import private_folder
+from stridekit.memory.disk_cache import private_folder
 folder = private_folder()
 child = os.fork()
 if child:

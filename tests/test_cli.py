@@ -17,7 +17,7 @@ import stridekit as sk
 from stridekit import __main__ as command
 from stridekit.cli import app, run
 from stridekit.compare.images import zone_plate
-from stridekit.geometry import conv_geometry
+from stridekit.problems.geometry import conv_geometry
 from stridekit.report import check_free, written_before
 from stridekit.report.tables import tables_of
 from stridekit.report.windows import describe_axis, draw_axis

@@ -9,28 +9,28 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from curated import depthwise
-from gradients import Gradient
-from laying import MEMORY_ORDERS, lay
-from oracle import assert_same_bits, assert_within, channels_first
-from transposed import Transposed
 
 import stridekit as sk
 from bench.cliffs import Times, drawn, kinds, timed
 from stridekit.arguments import per_axis
 from stridekit.backends import algorithms_of, load_backend
 from stridekit.backends.cpu import CpuDevice
-from stridekit.backends.cpu.blocking import accumulator_itemsize
-from stridekit.backends.cpu.columns import cut_of, product_problem
-from stridekit.backends.cpu.products import DenseGradient
-from stridekit.backends.gradients import dense_problems, padded_problem
-from stridekit.conv_transpose import transposed_geometry
-from stridekit.geometry import AxisGeometry
-from stridekit.plan import Plan
-from stridekit.planning import choose_plan
-from stridekit.problem import ConvProblem
-from stridekit.problem import transposed_problem as stated
+from stridekit.backends.cpu.columns.blocking import cut_of, product_problem
+from stridekit.backends.cpu.forward.blocking import accumulator_itemsize
+from stridekit.backends.cpu.products.algorithm import DenseGradient
+from stridekit.backends.gradients.input_gradient import dense_problems, padded_problem
+from stridekit.ops.conv_transpose import transposed_geometry
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
+from stridekit.problems.conv_problem import ConvProblem
+from stridekit.problems.conv_problem import transposed_problem as stated
+from stridekit.problems.geometry import AxisGeometry
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.curated import depthwise
+from tests.kit.gradients import Gradient
+from tests.kit.laying import MEMORY_ORDERS, lay
+from tests.kit.oracle import assert_same_bits, assert_within, channels_first
+from tests.kit.transposed import Transposed
 
 GRADIENTS = [
     case("kernel as large as the image", (13, 14), (13, 14), channels=1, filters=5, batch=3),

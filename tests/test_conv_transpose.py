@@ -8,14 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, DTYPES
 from hypothesis import given
 from hypothesis import strategies as st
-from laying import MEMORY_ORDERS, WAYS, empty_like_laid
-from oracle import activate, assert_same_bits, channels_first
-from transposed import Transposed, random_transposed
 
 import stridekit as sk
+from tests.kit.cases import ACTIVATIONS, DTYPES
+from tests.kit.laying import MEMORY_ORDERS, WAYS, empty_like_laid
+from tests.kit.oracle import activate, assert_same_bits, channels_first
+from tests.kit.transposed import Transposed, random_transposed
 
 CASES = [
     Transposed("plain", (5, 6), (3, 3)),

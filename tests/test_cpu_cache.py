@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.backends.cpu import compiling
+from stridekit.backends.cpu.runtime import compiler
 
 SOURCE = """
-from stridekit.backends.cpu.compiling import kernel
+from stridekit.backends.cpu.runtime.compiler import kernel
 
 @kernel
 def triple(value):
@@ -44,13 +44,13 @@ def fresh_module(source: str = SOURCE) -> ModuleType:
 def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """List what is compiled, rather than loaded."""
     names: list[str] = []
-    compile_code = compiling._compile
+    compile_code = compiler._compile
 
     def noted(function: Callable[..., Any], name: str, signature: Any) -> Any:
         names.append(name)
         return compile_code(function, name, signature)
 
-    monkeypatch.setattr(compiling, "_compile", noted)
+    monkeypatch.setattr(compiler, "_compile", noted)
     return names
 
 
@@ -95,15 +95,15 @@ def test_a_full_disk_only_costs_time(cache: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_entries_are_kept_on_disk_too(cache: Path) -> None:
     program = (
-        "from stridekit.backends.cpu import compiling, handover\n"
+        "from stridekit.backends.cpu.runtime import compiler, mailboxes\n"
         "import numpy as np\n"
-        "compiled, compile_code = [], compiling._compile\n"
-        "compiling._compile = lambda *args: (compiled.append(args[1]), compile_code(*args))[1]\n"
+        "compiled, compile_code = [], compiler._compile\n"
+        "compiler._compile = lambda *args: (compiled.append(args[1]), compile_code(*args))[1]\n"
         "def run(job, worker):\n"
-        "    handover._store(job, worker + 7)\n"
-        "address = compiling.entry(run, 'seven')\n"
+        "    mailboxes._store(job, worker + 7)\n"
+        "address = compiler.entry(run, 'seven')\n"
         "job = np.zeros(1, np.int64)\n"
-        "handover.call(address, job.ctypes.data, 1)\n"
+        "mailboxes.call(address, job.ctypes.data, 1)\n"
         "print(job[0], *compiled)\n"
     )
     outputs = []
@@ -113,7 +113,7 @@ def test_entries_are_kept_on_disk_too(cache: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         outputs.append(done.stdout.split())
-    assert outputs == [["8", "seven", "handover.call"], ["8"]]
+    assert outputs == [["8", "seven", "mailboxes.call"], ["8"]]
 
 
 def test_functions_of_one_name_do_not_take_each_others_place(cache: Path, compiled: list[str]) -> None:
@@ -143,15 +143,15 @@ def test_a_user_without_a_home_computes_all_the_same(monkeypatch: pytest.MonkeyP
     monkeypatch.delenv("STRIDEKIT_CACHE_DIR", raising=False)
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
     monkeypatch.setattr(Path, "home", nowhere)
-    assert compiling.cache_dir().is_dir()
-    assert compiling.cache_dir() == compiling.cache_dir()
+    assert compiler.cache_dir().is_dir()
+    assert compiler.cache_dir() == compiler.cache_dir()
 
 
 def test_no_layer_shape_compiles_anything_anew() -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, 6, 17, 19), np.float32)
     sk.conv2d(x, rng.standard_normal((8, 6, 3, 3), np.float32), backend="cpu")
-    compiled = compiling.compiled_entries()
+    compiled = compiler.compiled_entries()
     for groups, filters, stride in [(1, 5, 1), (6, 12, 2), (3, 9, (2, 1)), (1, 70, 5), (6, 6, 1)]:
         weight = rng.standard_normal((filters, 6 // groups, 2, 3), np.float32)
         for activation in (None, "gelu", ("leaky_relu", 0.1)):
@@ -161,7 +161,7 @@ def test_no_layer_shape_compiles_anything_anew() -> None:
     sk.conv1d(signal, rng.standard_normal((4, 6, 5), np.float32), stride=3, backend="cpu")
     volume = rng.standard_normal((1, 6, 5, 6, 7), np.float32)
     sk.conv3d(volume, rng.standard_normal((4, 6, 3, 2, 1), np.float32), backend="cpu")
-    assert compiling.compiled_entries() == compiled
+    assert compiler.compiled_entries() == compiled
 
 
 def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:
@@ -170,7 +170,7 @@ def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:
     nowhere.chmod(0o555)
     program = (
         "import numpy as np\n"
-        "from stridekit.backends.cpu.compiling import kernel\n"
+        "from stridekit.backends.cpu.runtime.compiler import kernel\n"
         "exec(compile('def triple(v):\\n    return 3 * v', '<text>', 'exec'))\n"
         "triple.__module__ = 'm'\n"
         "print(kernel(triple)(5))\n"
@@ -188,11 +188,11 @@ def test_a_read_only_home_and_cache_only_cost_time(tmp_path: Path) -> None:
 
 EVERY_ENTRY = """
 import numpy as np, stridekit as sk
-from stridekit.backends.cpu import compiling
+from stridekit.backends.cpu.runtime import compiler
 
 compiled = []
-compile_code = compiling._compile
-compiling._compile = lambda *args: (compiled.append(args[1]), compile_code(*args))[1]
+compile_code = compiler._compile
+compiler._compile = lambda *args: (compiled.append(args[1]), compile_code(*args))[1]
 x, w = np.ones((1, 8, 9, 9), np.float32), np.ones((8, 8, 3, 3), np.float32)
 y = sk.conv2d(x, w, stride=2)
 sk.conv_input_grad(x.shape, w, y, stride=2)

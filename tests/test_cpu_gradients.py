@@ -16,21 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from curated import CURATED
-from gradients import DIRECTIONS, Gradient
-from guarded import guarded
-from oracle import assert_same_bits
 from test_bounds import allocate_guarded, assert_ends_well, every_dtype, in_dtype
 from test_cpu_tiles import OWN
 
 import stridekit as sk
 from stridekit import vram
 from stridekit.backends import load_backend
-from stridekit.backends.cpu import jobs
-from stridekit.backends.cpu.processor import CpuDevice
-from stridekit.backends.cpu.reducing import reduction
-from stridekit.plan import Plan
+from stridekit.backends.cpu.forward import launch
+from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.weight_gradient.blocking import reduction
+from stridekit.planning.plan import Plan
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.gradients import DIRECTIONS, Gradient
+from tests.kit.guarded import guarded
+from tests.kit.oracle import assert_same_bits
 
 PAIRED = {dtype: 4 if dtype == "float64" else 8 for dtype in DTYPES}
 """Filters of half a vector of 512 bits; narrower ones are none."""
@@ -206,7 +206,7 @@ def test_only_the_phase_of_a_weight_that_is_not_finite_keeps_its_taps_in_the_pad
     plan = replace(of.plan("cpu"), algorithm="broadcast_tile")
     plan.execute(weight, grad, out=np.empty(of.shape, np.float32))
     (workspace,) = allocated
-    words = workspace.view(np.uint8).reshape(-1)[: 4 * jobs._COUNTERS * 8].view(np.int64).reshape(4, jobs._COUNTERS)
+    words = workspace.view(np.uint8).reshape(-1)[: 4 * launch._COUNTERS * 8].view(np.int64).reshape(4, launch._COUNTERS)
     assert sorted(words[:, 2].tolist()) == [0, 0, 0, int(not np.isfinite(value))]
 
 
@@ -251,7 +251,7 @@ def run_narrow_groups() -> None:
 )
 def test_every_vector_width_computes_the_same_gradients(bits: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent))],
+        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parents[1]))],
         env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
         capture_output=True,
         text=True,
@@ -299,4 +299,4 @@ def run_all(dtype: str) -> None:
 @pytest.mark.skipif(platform.system() != "Linux", reason="fences between pages are made with Linux's mprotect")
 @every_dtype
 def test_no_byte_beyond_the_operands_of_a_gradient_is_touched(dtype: str) -> None:
-    assert_ends_well(PROGRAM.format(tests=str(Path(__file__).parent), dtype=dtype))
+    assert_ends_well(PROGRAM.format(tests=str(Path(__file__).parents[1]), dtype=dtype))

@@ -15,17 +15,17 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from gradients import DIRECTIONS, Gradient
-from guarded import guarded
-from laying import TRANSPOSED, WAYS, lay
-from oracle import assert_correct, assert_same_bits, channels_first
 from test_bounds import allocate_guarded
 
 import stridekit as sk
 from stridekit import vram
 from stridekit.backends import load_backend
-from stridekit.backends.cpu.matrices import INNER_DEPTH, axes, end_to_end
+from stridekit.backends.cpu.products.blocking import INNER_DEPTH, axes, end_to_end
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.gradients import DIRECTIONS, Gradient
+from tests.kit.guarded import guarded
+from tests.kit.laying import TRANSPOSED, WAYS, lay
+from tests.kit.oracle import assert_correct, assert_same_bits, channels_first
 
 CASES = [
     case("one pixel", (1, 1), 1, channels=70, filters=37, bias=True),
@@ -224,7 +224,7 @@ def run_all(number: int) -> None:
 
 
 def run_program(number: int, **environment: str) -> None:
-    program = PROGRAM.format(tests=str(Path(__file__).parent), number=number)
+    program = PROGRAM.format(tests=str(Path(__file__).parents[1]), number=number)
     done = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, **environment},

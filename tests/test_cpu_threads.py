@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.backends.cpu import crew, threads
+from stridekit.backends.cpu.runtime import thread_count, thread_pool
 
 LARGE = """
 import os, sys
@@ -77,7 +77,7 @@ def test_spawned_processes_compute_the_same(tmp_path: Path) -> None:
 
 
 def pooled() -> int:
-    return sum(each.workers for each in crew._crews)
+    return sum(each.workers for each in thread_pool._crews)
 
 
 def test_many_callers_share_one_pool(four_threads: None) -> None:
@@ -140,19 +140,19 @@ def test_sleeping_workers_are_woken_and_late_ones_are_not_missed(four_threads: N
 
 def test_a_worker_really_takes_part(four_threads: None) -> None:
     """An entry that waits until two threads are in it ends only if a second one comes."""
-    from stridekit.backends.cpu import handover
-    from stridekit.backends.cpu.compiling import entry
+    from stridekit.backends.cpu.runtime import mailboxes
+    from stridekit.backends.cpu.runtime.compiler import entry
 
     def meet(job: int, worker: int) -> None:
-        handover._add(job, 1)
-        while handover._load(job) < 2:
-            handover._pause()
-        handover._store(job + 8 + 8 * worker, 1)
+        mailboxes._add(job, 1)
+        while mailboxes._load(job) < 2:
+            mailboxes._pause()
+        mailboxes._store(job + 8 + 8 * worker, 1)
 
     address = entry(meet, "meet")
     for _ in range(50):
         job = np.zeros(8, np.int64)
-        crew.run(address, job, 2)
+        thread_pool.run(address, job, 2)
         assert job.tolist() == [2, 1, 1, 0, 0, 0, 0, 0]
 
 
@@ -232,13 +232,13 @@ def test_a_number_of_threads_that_is_none_is_refused(value: object) -> None:
 
 @pytest.mark.parametrize("text", ["0", "-2", "many", "1.5"])
 def test_a_wrong_setting_of_threads_is_named(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_threads", None)
+    monkeypatch.setattr(thread_count, "_threads", None)
     monkeypatch.setenv("STRIDEKIT_NUM_THREADS", text)
     with pytest.raises(sk.ShapeError, match="STRIDEKIT_NUM_THREADS"):
         sk.get_num_threads()
 
 
 def test_the_setting_of_threads_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_threads", None)
+    monkeypatch.setattr(thread_count, "_threads", None)
     monkeypatch.setenv("STRIDEKIT_NUM_THREADS", "3")
     assert sk.get_num_threads() == 3

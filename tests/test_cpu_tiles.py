@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
-from warming import other_width
 
 import stridekit as sk
-from stridekit.backends.cpu.blocking import broadcast_blocking, lanewise_blocking
-from stridekit.backends.cpu.processor import host
-from stridekit.backends.cpu.tables import MOST_PIXELS, fill_reached_table
+from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, fill_reached_table
+from stridekit.backends.cpu.forward.blocking import broadcast_blocking, lanewise_blocking
+from stridekit.backends.cpu.runtime.processor import host
+from tests.kit.warming import other_width
 
 # One layer for each number of vectors a tile can have, and for what is left over of filters, pixels and channels.
 PROGRAM = """
@@ -104,7 +104,7 @@ def test_code_that_several_processes_compiled_works_together(tmp_path: Path) -> 
 
 def test_a_vector_width_that_is_none_is_named() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", "from stridekit.backends.cpu.processor import host; host()"],
+        [sys.executable, "-c", "from stridekit.backends.cpu.runtime.processor import host; host()"],
         env={**os.environ, "STRIDEKIT_VECTOR_BITS": "300"},
         capture_output=True,
         text=True,

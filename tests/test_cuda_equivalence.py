@@ -6,14 +6,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case
-from curated import CURATED
-from oracle import assert_correct, assert_same_bits
-from thinning import every
 
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
+from tests.kit.cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import assert_correct, assert_same_bits
+from tests.kit.thinning import every
 
 pytestmark = [pytest.mark.emulator, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 # In the short run each case meets one of the two tests.

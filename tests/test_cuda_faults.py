@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from oracle import assert_same_bits
 
 import stridekit as sk
 from stridekit.backends import unavailable
@@ -20,6 +19,7 @@ from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.sources import kernels_dir, source_of
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
+from tests.kit.oracle import assert_same_bits
 
 
 def emulated(test: Callable[..., None]) -> Callable[..., None]:

@@ -10,9 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import Case, case
-from curated import CURATED
-from oracle import assert_correct, assert_same_bits, channels_first, truth
 
 import stridekit as sk
 from stridekit.backends.cuda import implicit_gemm
@@ -21,11 +18,14 @@ from stridekit.backends.cuda.implicit_gemm import LOADERS
 from stridekit.backends.cuda.parameters import DIVISOR, divisor
 from stridekit.backends.cuda.sources import Kernel, kernels_dir
 from stridekit.backends.cuda.tiles import TENSOR_TILES, Tile, reduction
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
 from tests.emulator import use_emulator
 from tests.emulator.building import build, why_not
 from tests.emulator.machine import SCHEDULES, Module
 from tests.emulator.runtime import EmulatedRuntime
+from tests.kit.cases import Case, case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import assert_correct, assert_same_bits, channels_first, truth
 
 pytestmark = [
     pytest.mark.emulator,

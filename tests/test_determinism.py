@@ -12,11 +12,11 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from laying import lay
-from oracle import assert_same_bits
 
 import stridekit as sk
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.laying import lay
+from tests.kit.oracle import assert_same_bits
 
 # Each above the 2 million FLOPs from which a call takes more than one thread.
 LARGE = [
@@ -152,7 +152,7 @@ atexit.register(lambda: print(zlib.crc32(of.run(arrays, backend="cpu").tobytes()
 
 @pytest.mark.parametrize("before", [True, False])
 def test_a_call_while_the_interpreter_ends_gives_the_same_bits(before: bool) -> None:
-    program = LAST_WORD.format(tests=str(Path(__file__).parent), before=before)
+    program = LAST_WORD.format(tests=str(Path(__file__).parents[1]), before=before)
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=300)
     wanted = zlib.crc32(LARGE[0].run(LARGE[0].arrays(), backend="cpu").tobytes())
     assert found.stdout.split() == [str(wanted)], found.stderr
@@ -168,7 +168,7 @@ for of in LARGE[:3]:
 
 
 def test_another_process_gives_the_same_bits() -> None:
-    tests = str(Path(__file__).parent)
+    tests = str(Path(__file__).parents[1])
     found = subprocess.run(
         [sys.executable, "-c", PROGRAM.format(tests=tests)],
         capture_output=True,

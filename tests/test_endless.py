@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 import stridekit as sk
-from stridekit.limits import available_bytes, check_memory
+from stridekit.memory.limits import available_bytes, check_memory
 from stridekit.networks import Layer, Network
 from stridekit.networks.operations import (
     Activation,
@@ -34,11 +34,11 @@ from stridekit.networks.operations import (
     MaxPool,
     Upsample,
 )
-from stridekit.pool_problem import pool_problem
+from stridekit.planning.pieces import Tiles
+from stridekit.problems.pool_problem import pool_problem
 from stridekit.report.windows import describe_axis, draw_axis
-from stridekit.tiling import Tiles
 
-PROGRAM = Path(__file__).with_name("endless.py")
+PROGRAM = Path(__file__).with_name("kit") / "endless.py"
 MOST_SECONDS, MOST_KIB = 1.0, 700 * 1024
 """Of processor time of one case, and of memory of all of them in one process."""
 

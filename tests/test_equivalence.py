@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case
-from curated import CURATED
-from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
-from oracle import assert_correct, assert_same_bits, channels_first
 
 import stridekit as sk
 from stridekit.backends import load_backend
+from tests.kit.cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case
+from tests.kit.curated import CURATED
+from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
+from tests.kit.oracle import assert_correct, assert_same_bits, channels_first
 
 every_case = pytest.mark.parametrize("case", CURATED, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

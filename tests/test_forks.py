@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="this system cannot fork")
-DRIVER = Path(__file__).with_name("forking.py")
+ROOT = Path(__file__).parents[1]
 
 
 def forked(forks: int, seconds: float) -> None:
     done = subprocess.run(
-        [sys.executable, DRIVER, str(forks), "60"], capture_output=True, text=True, check=False, timeout=seconds
+        [sys.executable, "-m", "tests.kit.forking", str(forks), "60"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
     )
     assert (done.stdout, done.returncode) == ("sound\n", 0), done.stderr
 
@@ -31,9 +36,8 @@ def test_two_hundred_children_forked_while_eight_threads_work_compute() -> None:
 
 STARTING = """
 import os, sys, threading, time, warnings
-sys.path.insert(0, sys.argv[1])
 import numpy as np
-from forking import wait
+from tests.kit.forking import wait
 import stridekit as sk
 warnings.simplefilter("ignore", DeprecationWarning)
 
@@ -65,6 +69,11 @@ print("sound")
 
 def test_children_forked_while_modules_are_imported_and_code_is_loaded_compute() -> None:
     done = subprocess.run(
-        [sys.executable, "-c", STARTING, str(DRIVER.parent)], capture_output=True, text=True, check=False, timeout=240
+        [sys.executable, "-c", STARTING],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
     )
     assert (done.stdout, done.returncode) == ("sound\n", 0), done.stderr

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.geometry import AxisGeometry, ConvGeometry, conv_geometry
-from stridekit.padding import source_index
+from stridekit.problems.geometry import AxisGeometry, ConvGeometry, conv_geometry
+from stridekit.problems.padding import source_index
 
 
 def axes() -> Iterator[AxisGeometry]:

@@ -15,10 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case, case
-from curated import CURATED
-from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid
-from oracle import assert_correct, assert_same_bits, assert_within, truth
 from test_budget import smallest
 from test_cuda_kernels import KINDS, assert_within_tf32, tailed
 from test_determinism import LARGE
@@ -28,10 +24,14 @@ from test_nonfinite import PLANTED, plant
 import stridekit as sk
 from bench.gpu_cases import check, only, small_cases
 from bench.gpu_memory import measured, pool_use
-from stridekit.arrays import numpy_dtype
 from stridekit.backends import load_backend, unavailable
 from stridekit.backends.cuda.gemm_kernels import LOADERS
 from stridekit.backends.cuda.tiles import Tile
+from stridekit.memory.arrays import numpy_dtype
+from tests.kit.cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid
+from tests.kit.oracle import assert_correct, assert_same_bits, assert_within, truth
 
 pytestmark = [
     pytest.mark.gpu,

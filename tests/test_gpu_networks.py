@@ -90,7 +90,7 @@ def test_training_moves_the_parameters_as_it_does_here(optimizer: str) -> None:
 def test_the_prediction_is_what_the_pool_gives_out(name: str, dtype: str) -> None:
     import cupy
 
-    from stridekit.arrays import numpy_dtype
+    from stridekit.memory.arrays import numpy_dtype
 
     network = sk.networks.load(name).resized(64).initialize(dtype=dtype)
     shape = (2, *network.features[network.inputs[0].name].shape)

@@ -12,22 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES, MODES, Case, case
-from curated import CURATED
-from gradients import DIRECTIONS, Gradient, Operands
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
-from oracle import Truth, assert_same_bits, assert_within, channels_first
-from randoms import random_case
 
 import stridekit as sk
 from stridekit.backends import load_backend
 from stridekit.backends.cuda.device import profile
-from stridekit.plan import Plan
-from stridekit.planning import choose_plan
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
+from tests.kit.cases import DTYPES, MODES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.gradients import DIRECTIONS, Gradient, Operands
+from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
+from tests.kit.oracle import Truth, assert_same_bits, assert_within, channels_first
+from tests.kit.randoms import random_case
 
 EVERY = [pytest.param(Gradient(of, direction), id=f"{of}, {direction}") for of in CURATED for direction in DIRECTIONS]
 every_gradient = pytest.mark.parametrize("of", EVERY)

@@ -7,9 +7,9 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from hostile import CALLS, Call, mistakes, public
 
 import stridekit as sk
+from tests.kit.hostile import CALLS, Call, mistakes, public
 
 
 def test_every_public_function_is_tried() -> None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from curated import CURATED
-from laying import TRANSPOSED, WAYS, lay
-from oracle import assert_correct, assert_same_bits
 
 import stridekit as sk
-from stridekit.arrays import numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.laying import TRANSPOSED, WAYS, lay
+from tests.kit.oracle import assert_correct, assert_same_bits
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 PLAIN = case("plain", (9, 8), 3, padding=1, channels=6, bias=True)

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from interrupting import interrupted_everywhere
 
 import stridekit as sk
 from stridekit.concurrency import lock, undisturbed
+from tests.kit.interrupting import interrupted_everywhere
 
-DRIVER = Path(__file__).with_name("interrupting.py")
+DRIVER = Path(__file__).with_name("kit") / "interrupting.py"
 
 
 def unshared(x: np.ndarray, w: np.ndarray) -> np.ndarray:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from oracle import assert_same_bits
 
 import stridekit as sk
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
+from tests.kit.oracle import assert_same_bits
 
 GIB = 2**30
 ELEMENTS = 2**32 + 2**20

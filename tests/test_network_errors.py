@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from network_cases import chain, drawn, every_operation, layer
 
 import stridekit as sk
 from stridekit.networks import Network, NetworkError
+from tests.kit.network_cases import chain, drawn, every_operation, layer
 
 SIZE = (6, 7)
 X = np.random.default_rng(0).standard_normal((2, 3, *SIZE)).astype(np.float32)

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from thinning import every
 
 import stridekit as sk
 import stridekit.networks as networks
 from stridekit.networks import Network, NetworkError
 from stridekit.networks.operations import OPERATIONS
+from tests.kit.thinning import every
 
 VALID = """\
 name = "small"

@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from network_cases import chain, layer
-from thinning import every
 
 from stridekit.networks import Layer, Network
 from stridekit.networks.execution import arena
 from stridekit.networks.execution.values import Step, Value
+from tests.kit.network_cases import chain, layer
+from tests.kit.thinning import every
 
 PIXEL = {"out_channels": 4, "kernel_size": 1}
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hostile import Call, mistakes
 
 import stridekit as sk
 from stridekit.cli import run
 from stridekit.networks import Network, NetworkError, load
+from tests.kit.hostile import Call, mistakes
 
 onnx = pytest.importorskip("onnx", reason="models are read by onnx; pip install '.[onnx]'")
 from onnx import TensorProto, helper, numpy_helper, reference  # noqa: E402

@@ -15,12 +15,11 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch's; pip install torch")
 
-from network_cases import drawn, every_operation, random_network  # noqa: E402
-from network_oracle import TorchNetwork  # noqa: E402
-
 import stridekit as sk  # noqa: E402
 from stridekit.networks import Network  # noqa: E402
 from stridekit.networks.execution.optimizers import SGD, Adam, Momentum, Optimizer  # noqa: E402
+from tests.kit.network_cases import drawn, every_operation, random_network  # noqa: E402
+from tests.kit.network_oracle import TorchNetwork  # noqa: E402
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore")]
 ROUNDOFF = 2.0**-24

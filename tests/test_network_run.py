@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import EMULATED
-from network_cases import ACCUMULATED, UNIT_ROUNDOFF, chain, drawn, every_operation, layer
-from network_numpy import evaluate, formula
 
 import stridekit as sk
-from stridekit.arrays import DTYPES, numpy_dtype
 from stridekit.backends import load_backend
-from stridekit.memory import HostMemory
+from stridekit.memory.arrays import DTYPES, numpy_dtype
+from stridekit.memory.spaces import HostMemory
 from stridekit.networks import Network
 from stridekit.networks.execution import Optimizer
 from stridekit.networks.execution.kernels import Backward, Context, kernel_for
 from stridekit.networks.execution.kernels.multiplying import GateKernel
 from stridekit.networks.execution.optimizers import SGD, Adam, Momentum
 from stridekit.networks.operations import Multiply
+from tests.kit.network_cases import ACCUMULATED, UNIT_ROUNDOFF, chain, drawn, every_operation, layer
+from tests.kit.network_numpy import evaluate, formula
 
 SIZES = [(19,), (13, 10), (5, 7, 6)]
 by_rank = pytest.mark.parametrize("sizes", SIZES, ids=("1-D", "2-D", "3-D"))

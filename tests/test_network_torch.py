@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]
 
-from tests.torch_networks import MODELS, Basic, randomized  # noqa: E402
+from tests.kit.torch_networks import MODELS, Basic, randomized  # noqa: E402
 
 nn, functional = torch.nn, torch.nn.functional
 

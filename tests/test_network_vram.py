@@ -12,18 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import EMULATED
-from network_cases import chain, drawn, every_operation, layer, random_network
-from thinning import every
 
 import stridekit as sk
-from stridekit.arrays import DTYPES, numpy_dtype
 from stridekit.backends import load_backend, profile_called
+from stridekit.memory.arrays import DTYPES, numpy_dtype
 from stridekit.networks import Network
 from stridekit.networks.execution import Program
 from stridekit.networks.execution import arena as arena_module
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import OPTIMIZERS, Optimizer
 from stridekit.networks.execution.values import Step, Value
+from tests.kit.network_cases import chain, drawn, every_operation, layer, random_network
+from tests.kit.thinning import every
 
 HOSTS = pytest.mark.parametrize("backend", ["reference", "cpu"])
 SIZE = (15, 12)

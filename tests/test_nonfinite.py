@@ -7,12 +7,12 @@ from dataclasses import replace
 import ml_dtypes
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, DTYPES, Case, case
-from curated import CURATED
-from oracle import assert_correct, assert_same_bits
 
 import stridekit as sk
-from stridekit.arrays import numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from tests.kit.cases import ACTIVATIONS, DTYPES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import assert_correct, assert_same_bits
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 KINDS = [

@@ -6,9 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from curated import CURATED
-from oracle import (
+
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import (
     activate,
     as_float64,
     assert_correct,

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stridekit.geometry import AxisGeometry
-from stridekit.phases import (
+from stridekit.problems.geometry import AxisGeometry
+from stridekit.problems.phases import (
     AxisPhase,
     axis_phases,
     covered,

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
 
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 COPIES: list[Any] = [

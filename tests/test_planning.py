@@ -10,15 +10,15 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from cases import DTYPES, Case, case
-from curated import CURATED
-from oracle import assert_same_bits
 
 import stridekit as sk
 from stridekit.backends import load_backend, unavailable
-from stridekit.planning import choose_backend, choose_plan
+from stridekit.planning.dispatch import choose_backend, choose_plan
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
+from tests.kit.cases import DTYPES, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.oracle import assert_same_bits
 
 ITEMSIZE = {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}
 PLAIN = case("plain", (9, 8), 3, padding=1, channels=6, bias=True)

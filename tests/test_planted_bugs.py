@@ -31,7 +31,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cases import Case, case
 
 from stridekit.backends.cuda import moving
 from stridekit.backends.cuda.catalog import TILES
@@ -42,6 +41,7 @@ from tests.emulator import runtime, sanitizing
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES, EmulatorError, Schedule
 from tests.emulator.sampling import ROOT, Sample, command
+from tests.kit.cases import Case, case
 
 pytestmark = [pytest.mark.emulator, pytest.mark.skipif(bool(why_not()), reason=why_not())]
 

@@ -12,13 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cases import DTYPES
 from conftest import SEED
-from guarded import guarded
-from laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
-from oracle import assert_same_bits
-from pooling import PoolCase, check_avg, check_beside_reference, check_grads, check_max, random_pool, with_arrays
-from thinning import every
 
 import stridekit as sk
 from bench.pool_cases import pool_cases
@@ -27,6 +21,20 @@ from stridekit.backends.cuda.catalog import families
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
+from tests.kit.cases import DTYPES
+from tests.kit.guarded import guarded
+from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
+from tests.kit.oracle import assert_same_bits
+from tests.kit.pooling import (
+    PoolCase,
+    check_avg,
+    check_beside_reference,
+    check_grads,
+    check_max,
+    random_pool,
+    with_arrays,
+)
+from tests.kit.thinning import every
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
 emulated = pytest.mark.skipif(bool(why_not()), reason=why_not())
@@ -121,7 +129,7 @@ for case in test_pool.LARGE.values():
 @pytest.mark.parametrize(("bits", "dtype"), list(zip(("128", "256", "512", "256"), DTYPES, strict=True)))
 def test_every_vector_width_pools_the_same(bits: str, dtype: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parent), dtype=dtype)],
+        [sys.executable, "-c", EVERY_WIDTH.format(tests=str(Path(__file__).parents[1]), dtype=dtype)],
         env={**os.environ, "STRIDEKIT_VECTOR_BITS": bits},
         capture_output=True,
         text=True,

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from cases import Arrays, Case
 from hypothesis import given
 from hypothesis import strategies as st
-from oracle import UNIT_ROUNDOFF, assert_correct, assert_same_bits, channels_first, pad, truth
-from randoms import random_case
 
 import stridekit as sk
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
+from tests.kit.cases import Arrays, Case
+from tests.kit.oracle import UNIT_ROUNDOFF, assert_correct, assert_same_bits, channels_first, pad, truth
+from tests.kit.randoms import random_case
 
 BACKENDS = ("cpu", "reference")
 seeds = st.integers(0, 2**32 - 1)

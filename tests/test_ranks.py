@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.arrays import LAYOUTS
+from stridekit.memory.arrays import LAYOUTS
 
 FAMILIES = ("conv", "conv_transpose", "max_pool", "avg_pool", "blur_pool")
 RANKED = [(f"{family}{rank}d", rank) for family in FAMILIES for rank in (1, 2, 3)]

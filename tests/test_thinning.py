@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from thinning import Row, thinned
+
+from tests.kit.thinning import Row, thinned
 
 
 def product(*sizes: int) -> list[Row]:

@@ -9,14 +9,14 @@ from datetime import date
 
 import numpy as np
 import pytest
-from cases import Arrays, Case
 from conftest import SEED
-from oracle import Truth, assert_within, channels_first
-from randoms import random_case
 
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES, Schedule
+from tests.kit.cases import Arrays, Case
+from tests.kit.oracle import Truth, assert_within, channels_first
+from tests.kit.randoms import random_case
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch; pip install torch")
 pytestmark = [

@@ -10,11 +10,11 @@ from threading import Barrier
 
 import numpy as np
 import pytest
-from cases import ACTIVATIONS, DTYPES, Case, case
-from curated import CURATED
 
 import stridekit as sk
-from stridekit.plan import Plan
+from stridekit.planning.plan import Plan
+from tests.kit.cases import ACTIVATIONS, DTYPES, Case, case
+from tests.kit.curated import CURATED
 
 PLAIN = case("plain", (9, 8), 3, padding=1, channels=6, bias=True)
 DEPTHWISE = case("depthwise", (9, 8), 3, padding=1, groups=40, channels=40, filters=40)

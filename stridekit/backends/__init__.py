@@ -11,11 +11,11 @@ from functools import cache, lru_cache
 from typing import Any, Protocol
 
 from stridekit.arguments import shown
-from stridekit.arrays import Array
 from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
-from stridekit.memory import Memory
-from stridekit.problem import DIRECTIONS, ConvProblem
+from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import Memory
+from stridekit.problems.conv_problem import DIRECTIONS, ConvProblem
 
 BACKEND_NAMES = ("cuda", "cpu", "reference")
 _MODULES = {name: f"stridekit.backends.{name}" for name in BACKEND_NAMES}

@@ -13,9 +13,9 @@ import numpy as np
 
 from stridekit.arguments import printable, shown
 from stridekit.errors import ShapeError, StridekitError
-from stridekit.files import open_regular
-from stridekit.limits import check_memory
-from stridekit.padding import PADDING_NAMES, Padding
+from stridekit.memory.files import open_regular
+from stridekit.memory.limits import check_memory
+from stridekit.problems.padding import PADDING_NAMES, Padding
 from stridekit.vram import parse_bytes
 
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)

@@ -14,7 +14,6 @@ import typer
 
 import stridekit
 from stridekit.arguments import printable
-from stridekit.arrays import Array
 from stridekit.cli.arguments import (
     ArgumentError,
     check_writable_file,
@@ -25,6 +24,7 @@ from stridekit.cli.arguments import (
     parse_strides,
 )
 from stridekit.errors import StridekitError
+from stridekit.memory.arrays import Array
 from stridekit.report import check_free, file_names
 
 PADDING_HELP = (
@@ -219,7 +219,7 @@ def shape(
     stridekit shape 224x320 --kernel 3 --stride 2 --padding same
     stridekit shape 20 --kernel 3 --stride 4 --dilation 2 --padding 1:2
     """
-    from stridekit.geometry import conv_geometry
+    from stridekit.problems.geometry import conv_geometry
     from stridekit.report.windows import LEGEND, describe_axis, draw_axis
 
     geometry = conv_geometry(
@@ -252,8 +252,8 @@ def info() -> None:
     from importlib.metadata import version
 
     from stridekit.backends import backend_status
-    from stridekit.caching import cache_fault
     from stridekit.compare import choose_device
+    from stridekit.memory.disk_cache import cache_fault
 
     typer.echo(f"stridekit {stridekit.__version__}, Python {platform.python_version()}, {platform.platform()}")
     typer.echo(", ".join(f"{name} {version(name)}" for name in ("numpy", "matplotlib", "pillow", "rich", "typer")))

@@ -139,8 +139,8 @@ def _measure(network: Any, batch: int, dtype: str, optimizer: str | None, backen
     import numpy as np
 
     from stridekit import vram
-    from stridekit.arrays import numpy_dtype
-    from stridekit.limits import check_memory
+    from stridekit.memory.arrays import numpy_dtype
+    from stridekit.memory.limits import check_memory
 
     rng = np.random.default_rng(0)
     kind = numpy_dtype(dtype)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from stridekit.arguments import as_path
-from stridekit.geometry import ConvGeometry
+from stridekit.problems.geometry import ConvGeometry
 
 ALTERNATIVES = ("conv", "max_pool", "avg_pool", "blur_pool")
 """Ways to shrink a response: the layer's own stride, and three poolings after it."""

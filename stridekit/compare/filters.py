@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from stridekit.arguments import as_int, per_axis
-from stridekit.arrays import dtype_name, numpy_dtype
-from stridekit.limits import check_memory
+from stridekit.memory.arrays import dtype_name, numpy_dtype
+from stridekit.memory.limits import check_memory
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in luma. Source: ITU-R BT.601-7, section 2.5.1."""

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stridekit.arguments import as_path, per_axis, printable
-from stridekit.arrays import dtype_name, numpy_dtype
 from stridekit.errors import ImageError, MissingExtraError, StridekitError
 from stridekit.extras import extra
-from stridekit.files import open_regular
-from stridekit.limits import check_memory
+from stridekit.memory.arrays import dtype_name, numpy_dtype
+from stridekit.memory.files import open_regular
+from stridekit.memory.limits import check_memory
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from stridekit.arguments import as_path, as_real, items_of, per_axis, shown
-from stridekit.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
 from stridekit.compare.comparison import ALTERNATIVES
 from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import Stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
+from stridekit.memory.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
 
 _COLOURS = (1, 3, 4)
 """Channels of grey, of colours, and of colours with transparency."""

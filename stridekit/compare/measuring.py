@@ -10,14 +10,14 @@ from typing import Protocol, TypeAlias
 import numpy as np
 
 from stridekit import vram
-from stridekit.arrays import Array
 from stridekit.backends import memory_of
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
-from stridekit.limits import check_memory
-from stridekit.memory import HOST, Memory, uploaded
-from stridekit.plan import PackedWeight, Plan
+from stridekit.memory.arrays import Array
+from stridekit.memory.limits import check_memory
+from stridekit.memory.spaces import HOST, Memory, uploaded
+from stridekit.planning.plan import PackedWeight, Plan
 
 Stride: TypeAlias = tuple[int, ...]
 Progress: TypeAlias = Callable[[str, int, int], None]

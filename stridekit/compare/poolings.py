@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from stridekit import vram
-from stridekit.arrays import Array, itemsize
 from stridekit.backends import Device
-from stridekit.blurring import blur_pool2d, blur_pool_grad
 from stridekit.concurrency import cached_property
-from stridekit.plan import Plan
-from stridekit.planning import plan_conv
-from stridekit.pool import avg_pool2d, max_pool2d
-from stridekit.pool_gradients import avg_pool_grad, max_pool_grad
-from stridekit.workspace import align
+from stridekit.memory.arrays import Array, itemsize
+from stridekit.memory.workspace import align
+from stridekit.ops.blur_pool import blur_pool2d, blur_pool_grad
+from stridekit.ops.pool import avg_pool2d, max_pool2d
+from stridekit.ops.pool_gradients import avg_pool_grad, max_pool_grad
+from stridekit.planning.dispatch import plan_conv
+from stridekit.planning.plan import Plan
 
 Memory: TypeAlias = tuple[int, int]
 """Bytes that stay, and bytes more while it runs."""

@@ -10,17 +10,17 @@ from typing import TypeAlias
 import numpy as np
 
 from stridekit import vram
-from stridekit.arrays import Array
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.comparison import AlternativeRow, Cost
 from stridekit.compare.measuring import Progress, Stride, StrideRun, take_turns
 from stridekit.compare.poolings import Memory, Pooling, memory_of
 from stridekit.compare.units import format_stride
 from stridekit.concurrency import cached_property
-from stridekit.memory import uploaded
-from stridekit.plan import Plan
-from stridekit.planning import choose_plan
-from stridekit.workspace import align
+from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import uploaded
+from stridekit.memory.workspace import align
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
 
 Arrays: TypeAlias = dict[str, Array]
 

@@ -12,7 +12,6 @@ import numpy as np
 
 from stridekit import vram
 from stridekit.arguments import as_flag, as_int, per_axis, printable, shown
-from stridekit.arrays import Array
 from stridekit.backends import load_backend, preferred_backend
 from stridekit.compare.advice import recommend, typical_use, warnings_about
 from stridekit.compare.comparison import FeatureMap, Pictures, StrideComparison, StrideRow
@@ -36,10 +35,11 @@ from stridekit.compare.measuring import (
 )
 from stridekit.compare.shrinking import measure_alternatives
 from stridekit.errors import ShapeError
-from stridekit.limits import MOST_REPEATS, MOST_STRIDES
-from stridekit.padding import Padding
-from stridekit.plan import Plan
-from stridekit.planning import asked_backend, plan_conv
+from stridekit.memory.arrays import Array
+from stridekit.memory.limits import MOST_REPEATS, MOST_STRIDES
+from stridekit.planning.dispatch import asked_backend, plan_conv
+from stridekit.planning.plan import Plan
+from stridekit.problems.padding import Padding
 
 DEFAULT_STRIDES = (1, 2, 3, 4, 5, 8, 10)
 DEFAULT_MAX_ALIASED_ENERGY = 0.1

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any, Self
 
 from stridekit.arguments import as_flag, as_int, counted, items_of, shown
-from stridekit.arrays import dtype_name, numpy_dtype, shape_of
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import NetworkError
+from stridekit.memory.arrays import dtype_name, numpy_dtype, shape_of
 from stridekit.networks.initializing import draw
 from stridekit.networks.layers import Feature, InputSize, Layer, features_of, input_shape, resolved
 from stridekit.networks.operations import Input, Shape

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.limits import check_memory
+from stridekit.memory.limits import check_memory
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import ConvTranspose, Scale
 

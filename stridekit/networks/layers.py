@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from stridekit.arguments import as_int, is_int, items_of, shown
 from stridekit.errors import NetworkError, ShapeError, StridekitError
-from stridekit.limits import LARGEST_FEATURE
+from stridekit.memory.limits import LARGEST_FEATURE
 from stridekit.networks.operations import Input, Operation, Shape
 
 InputSize: TypeAlias = int | Sequence[int] | None

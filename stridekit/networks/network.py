@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from stridekit.arguments import as_int, as_path, shown
-from stridekit.arrays import Array
 from stridekit.backends import Device
 from stridekit.errors import NetworkError
+from stridekit.memory.arrays import Array
 from stridekit.networks.execution import NetworkVram, Optimizer, predict_vram, run, train_step
 from stridekit.networks.execution.fitting import largest_batch
 from stridekit.networks.execution.optimizers import optimizer_called
-from stridekit.networks.from_onnx import network_of_onnx
-from stridekit.networks.from_torch import network_of_torch
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import InputSize
+from stridekit.networks.readers.onnx import network_of_onnx
+from stridekit.networks.readers.toml.files import parse_toml, read_toml
+from stridekit.networks.readers.torch import network_of_torch
 from stridekit.networks.summary import Summary, summarize
-from stridekit.networks.toml_files import parse_toml, read_toml
 from stridekit.vram import parse_bytes
 
 

@@ -14,7 +14,7 @@ from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
 from stridekit.errors import NetworkError
-from stridekit.limits import LARGEST_FIELD_BITS
+from stridekit.memory.limits import LARGEST_FIELD_BITS
 from stridekit.networks.operations import Input, Reach
 from stridekit.networks.operations.base import FIRST_PIXEL
 

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from stridekit.arrays import dtype_name, itemsize
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import dtype_name, itemsize
 from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from stridekit.compare.comparison import FeatureMap, StrideComparison, StrideRow
-    from stridekit.geometry import ConvGeometry
+    from stridekit.problems.geometry import ConvGeometry
 
 Window: TypeAlias = tuple[tuple[int, int], tuple[int, int]]
 """(first, past the last) row and column of the input."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stridekit.geometry import AxisGeometry
+from stridekit.problems.geometry import AxisGeometry
 
 PIXEL, PADDED, UNREAD, TAP, HOLE = "o", "-", "x", "#", "."
 LEGEND = f"{PIXEL} pixel   {PADDED} padding   {UNREAD} pixel that no window reads   {TAP} tap   {HOLE} between taps"
@@ -18,7 +18,7 @@ def describe_axis(axis: AxisGeometry) -> list[str]:
 
     Examples
     --------
-    >>> from stridekit.geometry import conv_geometry
+    >>> from stridekit.problems.geometry import conv_geometry
     >>> print(describe_axis(conv_geometry(224, kernel_size=7, stride=2, padding=3).axes[0])[1])
     floor((224 + 3 + 3 - 1 * (7 - 1) - 1) / 2) + 1 = floor(223 / 2) + 1 = 112
     """
@@ -46,7 +46,7 @@ def draw_axis(axis: AxisGeometry) -> list[str]:
 
     Examples
     --------
-    >>> from stridekit.geometry import conv_geometry
+    >>> from stridekit.problems.geometry import conv_geometry
     >>> print("\\n".join(draw_axis(conv_geometry(6, kernel_size=3, stride=2, padding=(1,)).axes[0])))
     input  -oooooo-
     out 0  ###

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from stridekit.arrays import Array, numpy_dtype
+from stridekit.memory.arrays import Array, numpy_dtype
 
 
 def array_of(tensor: Tensor) -> Array:

@@ -26,20 +26,16 @@ from unittest.mock import patch
 
 import numpy as np
 
-# The cases import one another by their plain names, as pytest lets them.
-sys.path.insert(0, str(Path(__file__).parents[1]))
-
-from cases import DTYPES, MODES, Arrays, Case, case
-from curated import CURATED
-from gradients import DIRECTIONS, Gradient, Operands
-from oracle import assert_correct
-from pooling import PoolCase, check_avg, check_grads, check_max, random_pool
-from randoms import random_case
-
 from stridekit.backends.cuda import direct, implicit_gemm, pooling
 from stridekit.backends.cuda.catalog import TILES, families
 from stridekit.backends.cuda.tiles import Tile
-from stridekit.workspace import ALIGNMENT, align
+from stridekit.memory.workspace import ALIGNMENT, align
+from tests.kit.cases import DTYPES, MODES, Arrays, Case, case
+from tests.kit.curated import CURATED
+from tests.kit.gradients import DIRECTIONS, Gradient, Operands
+from tests.kit.oracle import assert_correct
+from tests.kit.pooling import PoolCase, check_avg, check_grads, check_max, random_pool
+from tests.kit.randoms import random_case
 
 from . import runtime as emulated
 from . import sanitizing, use_emulator
@@ -106,7 +102,7 @@ class Sample:
                 stack.enter_context(patch.object(direct, "_narrow", lambda *_: False))
             if flavour == "address":
                 # The last part of a workspace ends where the workspace ends; what every part needs, its size keeps.
-                stack.enter_context(patch("stridekit.workspace.align", _unless_cache_lines))
+                stack.enter_context(patch("stridekit.memory.workspace.align", _unless_cache_lines))
             runtime = stack.enter_context(use_emulator(flavour=flavour, schedule=self.schedule))
             plan = self.plan()
             given = [first, second]

@@ -6,20 +6,20 @@ import importlib.metadata
 import pkgutil
 from functools import cache
 
-from stridekit import caching
 from stridekit.backends import Algorithm
-from stridekit.backends.cpu.algorithms import BroadcastTile, LanewiseTile, PairedTile
-from stridekit.backends.cpu.moving import HostMoves
-from stridekit.backends.cpu.phasing import JointInputGradient
-from stridekit.backends.cpu.processor import CpuDevice as CpuDevice
-from stridekit.backends.cpu.processor import device as device
-from stridekit.backends.cpu.products import DenseGradient, PlaneProduct, TurnedProduct, WindowProduct
-from stridekit.backends.cpu.scattering import ColumnsGradient
-from stridekit.backends.cpu.weight_products import PlaneGradient, WindowGradient
-from stridekit.backends.cpu.weights import RunTile
-from stridekit.backends.gradients import WeightGradient
+from stridekit.backends.cpu.columns.algorithm import ColumnsGradient
+from stridekit.backends.cpu.forward.algorithm import BroadcastTile, LanewiseTile, PairedTile
+from stridekit.backends.cpu.input_gradient.algorithm import JointInputGradient
+from stridekit.backends.cpu.input_gradient.moves import HostMoves
+from stridekit.backends.cpu.products.algorithm import DenseGradient, PlaneProduct, TurnedProduct, WindowProduct
+from stridekit.backends.cpu.products.weight_gradient import PlaneGradient, WindowGradient
+from stridekit.backends.cpu.runtime.processor import CpuDevice as CpuDevice
+from stridekit.backends.cpu.runtime.processor import device as device
+from stridekit.backends.cpu.weight_gradient.algorithm import RunTile
+from stridekit.backends.gradients.weight_gradient import WeightGradient
 from stridekit.concurrency import loaded, undisturbed
-from stridekit.memory import HOST, Memory
+from stridekit.memory import disk_cache
+from stridekit.memory.spaces import HOST, Memory
 
 _TILES, _MOVES = (LanewiseTile(), PairedTile(), BroadcastTile()), HostMoves()
 
@@ -47,7 +47,7 @@ def unavailable() -> str:
 
 def _load_kernels() -> None:
     """Import what needs Numba: what runs imports it later, where an interrupt or a fork could come in between."""
-    for module in pkgutil.iter_modules(__path__, f"{__name__}."):
+    for module in pkgutil.walk_packages(__path__, f"{__name__}."):
         importlib.import_module(module.name)
 
 
@@ -63,4 +63,4 @@ def versions() -> dict[str, str]:
 
 def cache_dir() -> str | None:
     """Return the folder of compiled code."""
-    return str(caching.cache_dir())
+    return str(disk_cache.cache_dir())

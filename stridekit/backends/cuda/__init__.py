@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from stridekit import caching
 from stridekit.backends import Algorithm
 from stridekit.backends.cuda.device import CudaDevice as CudaDevice
 from stridekit.backends.cuda.device import profile as profile
@@ -12,8 +11,9 @@ from stridekit.backends.cuda.direct import Direct
 from stridekit.backends.cuda.folding import DeviceMoves
 from stridekit.backends.cuda.implicit_gemm import ImplicitGemm, ImplicitGemmFma
 from stridekit.backends.cuda.launching import runtime
-from stridekit.backends.directions import directions
-from stridekit.memory import Memory
+from stridekit.backends.gradients.directions import directions
+from stridekit.memory import disk_cache
+from stridekit.memory.spaces import Memory
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = directions((ImplicitGemm(), ImplicitGemmFma(), Direct()), DeviceMoves())
 
@@ -40,4 +40,4 @@ def versions() -> dict[str, str]:
 
 def cache_dir() -> str | None:
     """Return the folder of compiled kernels."""
-    return str(caching.cache_dir())
+    return str(disk_cache.cache_dir())

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from stridekit.backends.cuda.sources import Kernel, source_of
-from stridekit.caching import cache_dir, private_folder, read_own, write_renamed
 from stridekit.concurrency import loaded, undisturbed
 from stridekit.errors import BackendUnavailableError
+from stridekit.memory.disk_cache import cache_dir, private_folder, read_own, write_renamed
 
 INSTALL = "pip install '.[cuda13]' (driver 580 or later) or '.[cuda12]' in the clone"
 

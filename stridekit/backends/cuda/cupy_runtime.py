@@ -9,13 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import Array
 from stridekit.backends.cuda import compiling
 from stridekit.backends.cuda.device import GRANULARITY, OLDEST, CudaDevice
 from stridekit.backends.cuda.runtime import Grid
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
+from stridekit.memory.arrays import Array
 
 _OPT_IN_SHARED = 48 * 1024
 """Bytes of dynamic shared memory that a kernel gets without asking."""

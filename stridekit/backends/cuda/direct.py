@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.launching import launch
@@ -16,7 +15,8 @@ from stridekit.backends.cuda.moving import pack_weights
 from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.problem import ConvProblem
+from stridekit.memory.arrays import Array, address
+from stridekit.problems.conv_problem import ConvProblem
 
 ELEMENTS = {"float16": "Float16", "bfloat16": "BFloat16", "float32": "Float32", "float64": "Float64"}
 """The types of kernels/elements.cuh."""

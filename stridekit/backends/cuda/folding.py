@@ -7,14 +7,14 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import DTYPES, Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import STEPS, WALK, fresh, parameters_of, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.padding import PADDING_MODES
-from stridekit.problem import ConvProblem
+from stridekit.memory.arrays import DTYPES, Array, address
+from stridekit.problems.conv_problem import ConvProblem
+from stridekit.problems.padding import PADDING_MODES
 
 _THREADS = 256
 _WRITTEN = [("walk", WALK), ("y", np.uint64), ("y_step", STEPS), ("channels_inside", np.int64)]

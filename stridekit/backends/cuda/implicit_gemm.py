@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import Array, address
 from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import LAUNCH_SECONDS, at_typical_batch
@@ -29,8 +28,9 @@ from stridekit.backends.cuda.tiles import (
     chunk_elements,
     reduction,
 )
-from stridekit.problem import ConvProblem
-from stridekit.workspace import WorkspaceLayout
+from stridekit.memory.arrays import Array, address
+from stridekit.memory.workspace import WorkspaceLayout
+from stridekit.problems.conv_problem import ConvProblem
 
 LARGEST_M = 2**31 - 1
 """Output pixels of one launch: its indices of pixels have 32 bits."""

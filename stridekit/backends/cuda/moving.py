@@ -7,14 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from stridekit.arrays import Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import DIVISOR, STEPS, divisor, fresh, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.errors import ShapeError
-from stridekit.problem import ConvProblem
+from stridekit.memory.arrays import Array, address
+from stridekit.problems.conv_problem import ConvProblem
 
 _THREADS = 256
 TILE_SIDE = 32

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.activation import ACTIVATIONS
-from stridekit.padding import PADDING_MODES
-from stridekit.problem import ConvProblem
+from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.conv_problem import ConvProblem
+from stridekit.problems.padding import PADDING_MODES
 
 STEPS: np.dtype[Any] = np.dtype([(name, np.int64) for name in "ncdhw"])
 DIVISOR: np.dtype[Any] = np.dtype(

@@ -8,13 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import Array, address
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import DIVISOR, STEPS, WALK, divisor, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.pool_problem import PoolProblem
+from stridekit.memory.arrays import Array, address
+from stridekit.problems.pool_problem import PoolProblem
 
 _THREADS = 128
 _AXES = ("size", "output", "kernel", "stride", "dilation", "padding", "low", "high")
@@ -32,7 +32,7 @@ POOL_PARAMETERS: np.dtype[Any] = np.dtype(
 
 
 def pool(problem: PoolProblem, device: CudaDevice, source: Array, indices: Array | None, target: Array | None) -> None:
-    """Compute `problem`, as `stridekit.pool_plan.Pooling` says."""
+    """Compute `problem`, as `stridekit.planning.pool_plan.Pooling` says."""
     filled = _prepared(problem).copy()
     p = filled[0]
     p["source"], p["source_step"] = address(source), steps_of(source)

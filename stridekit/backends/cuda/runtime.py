@@ -6,10 +6,10 @@ from typing import Protocol
 
 import numpy as np
 
-from stridekit.arrays import Array
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.memory import Memory
+from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import Memory
 
 Grid = tuple[int, int, int]
 LARGEST_GRID = (2**31 - 1, 65535, 65535)

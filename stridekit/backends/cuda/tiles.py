@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stridekit.backends.cuda.device import CudaDevice
-from stridekit.problem import ConvProblem
+from stridekit.problems.conv_problem import ConvProblem
 
 ROW_BYTES, CHUNK_BYTES = 64, 16
 """Bytes of the reduction in a row of a stage, and of a chunk: kernels/tile.cuh."""

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from stridekit.arguments import as_flag, as_int, shown
-from stridekit.arrays import Array, dtype_name, library_of, one_library, plain
 from stridekit.backends import Device, load_backend, memory_of
 from stridekit.errors import DtypeError, ShapeError
+from stridekit.memory.arrays import Array, dtype_name, library_of, one_library, plain
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
 from stridekit.networks.execution.program import NetworkVram, Program
 from stridekit.networks.graph import Graph
 from stridekit.networks.layers import InputSize
-from stridekit.planning import choose_backend, place_to_plan_for
+from stridekit.planning.dispatch import choose_backend, place_to_plan_for
 
 __all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]
 

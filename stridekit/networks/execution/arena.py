@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
+from stridekit.memory.workspace import align
 from stridekit.networks.execution.values import Step, Value
-from stridekit.workspace import align
 
 _ORDERS = 10
 _MOST_LOOKS = 4_000_000

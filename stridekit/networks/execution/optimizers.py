@@ -10,9 +10,9 @@ import numpy as np
 
 from stridekit import vram
 from stridekit.arguments import shown
-from stridekit.arrays import Array
 from stridekit.errors import ShapeError
-from stridekit.memory import Memory
+from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import Memory
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.values import brought
 from stridekit.networks.operations import Shape

@@ -10,18 +10,18 @@ from typing import Any
 import numpy as np
 
 from stridekit import vram
-from stridekit.arrays import Array, channels_first_view, layout_view
 from stridekit.backends import memory_of
 from stridekit.concurrency import apart, cached_property
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
-from stridekit.memory import Memory
+from stridekit.memory.arrays import Array, channels_first_view, layout_view
+from stridekit.memory.spaces import Memory
+from stridekit.memory.workspace import ALIGNMENT, align
 from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
 from stridekit.networks.execution.scheduling import Schedule, schedule
 from stridekit.networks.execution.values import brought
 from stridekit.networks.graph import Graph
-from stridekit.workspace import ALIGNMENT, align
 
 _UINT8: np.dtype[Any] = np.dtype(np.uint8)
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.arrays import Array
 from stridekit.errors import NetworkError
+from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
 from stridekit.networks.execution.values import Step, Value, Views

@@ -9,8 +9,8 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from stridekit.arrays import Array, writeable
-from stridekit.memory import Memory, uploaded
+from stridekit.memory.arrays import Array, writeable
+from stridekit.memory.spaces import Memory, uploaded
 
 Views: TypeAlias = Mapping[str, Array]
 """The values of a run as arrays, by name."""

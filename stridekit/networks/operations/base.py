@@ -12,7 +12,7 @@ from fractions import Fraction
 from typing import ClassVar, TypeAlias
 
 from stridekit.errors import ShapeError
-from stridekit.geometry import ConvGeometry
+from stridekit.problems.geometry import ConvGeometry
 
 Shape: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = int | tuple[int, ...]

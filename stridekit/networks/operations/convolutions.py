@@ -8,9 +8,7 @@ from fractions import Fraction
 from typing import ClassVar
 
 from stridekit.arguments import as_int, per_axis
-from stridekit.conv_transpose import transposed_geometry
 from stridekit.errors import ShapeError
-from stridekit.geometry import AxisGeometry, ConvGeometry, conv_geometry
 from stridekit.networks.operations.base import (
     Operation,
     Reach,
@@ -21,7 +19,9 @@ from stridekit.networks.operations.base import (
     volume,
     window_reach,
 )
-from stridekit.padding import Padding
+from stridekit.ops.conv_transpose import transposed_geometry
+from stridekit.problems.geometry import AxisGeometry, ConvGeometry, conv_geometry
+from stridekit.problems.padding import Padding
 
 
 @dataclass(frozen=True)

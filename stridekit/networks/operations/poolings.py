@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from stridekit.arguments import per_axis
-from stridekit.blurring import centred_padding, check_filter_size
 from stridekit.errors import ShapeError
-from stridekit.geometry import ConvGeometry, conv_geometry
 from stridekit.networks.operations.base import Operation, Reach, Shape, Sizes, check_spatial, window_reach
-from stridekit.padding import Padding
-from stridekit.pool_problem import PoolProblem, pool_problem
+from stridekit.ops.blur_pool import centred_padding, check_filter_size
+from stridekit.problems.geometry import ConvGeometry, conv_geometry
+from stridekit.problems.padding import Padding
+from stridekit.problems.pool_problem import PoolProblem, pool_problem
 
 
 class _Windowed(Operation):

@@ -14,10 +14,10 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
-from stridekit.arrays import Array, numpy_dtype
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import Array, numpy_dtype
+from stridekit.memory.workspace import align
 from stridekit.networks.operations import Shape
-from stridekit.workspace import align
 
 Saved: TypeAlias = tuple[Shape, "np.dtype[Any]"]
 

@@ -7,15 +7,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stridekit.arrays import Array, channels_first_view
-from stridekit.blurring import binomial_weight
 from stridekit.concurrency import cached_property
-from stridekit.geometry import ConvGeometry
+from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.networks.operations import Shape
-from stridekit.plan import Plan
-from stridekit.planning import choose_plan
-from stridekit.problem import ConvProblem, conv_problem, transposed_problem
+from stridekit.ops.blur_pool import binomial_weight
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
+from stridekit.problems.conv_problem import ConvProblem, conv_problem, transposed_problem
+from stridekit.problems.geometry import ConvGeometry
 
 
 class Weighted(Kernel):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from stridekit.arrays import channels_first_view
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import channels_first_view
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, PointwiseKernel, carve, carved_bytes
 from stridekit.networks.execution.kernels.functions import FUNCTIONS, Function
-from stridekit.plan import Plan
-from stridekit.planning import choose_plan
-from stridekit.problem import conv_problem
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
+from stridekit.problems.conv_problem import conv_problem
 
 _INVERSE_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 

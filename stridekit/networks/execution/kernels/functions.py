@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from stridekit.arrays import Array
+from stridekit.memory.arrays import Array
 
 
 class Function(NamedTuple):

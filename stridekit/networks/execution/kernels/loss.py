@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stridekit.arrays import Array
+from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     Backward,

@@ -8,8 +8,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stridekit.arrays import Array
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     SUM_ROWS,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from stridekit.arrays import Array
+from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     Backward,

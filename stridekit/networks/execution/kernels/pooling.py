@@ -7,12 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from stridekit.arrays import Array, channels_first_view
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, carve, carved_bytes
 from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool, Shape
-from stridekit.pool_plan import pooling_of
-from stridekit.pool_problem import PoolProblem, pool_problem
+from stridekit.planning.pool_plan import pooling_of
+from stridekit.problems.pool_problem import PoolProblem, pool_problem
 
 _INT64: np.dtype[Any] = np.dtype(np.int64)
 

@@ -6,12 +6,12 @@ import math
 from fractions import Fraction
 from itertools import pairwise
 
-from stridekit.arrays import Array
 from stridekit.concurrency import cached_property
+from stridekit.memory.arrays import Array
+from stridekit.memory.workspace import align
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
 from stridekit.networks.operations import Shape
 from stridekit.networks.operations.shaping import resizing_map
-from stridekit.workspace import align
 
 
 class UpsampleKernel(Kernel):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from stridekit.arrays import Array, channels_first_view
+from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
 
 

@@ -1,0 +1,114 @@
+"""What happens to sums once they are complete: activation, rounding to the output's dtype, storing in its order."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from stridekit.backends.cpu.runtime.compiler import helper
+from stridekit.backends.cpu.runtime.vector_memory import copy_vectors, get_int, load, store, transpose
+from stridekit.problems.activations import ACTIVATIONS
+
+NO_ACTIVATION = -1
+RELU, RELU6, SILU, GELU, LEAKY_RELU = (
+    ACTIVATIONS.index(name) for name in ("relu", "relu6", "silu", "gelu", "leaky_relu")
+)
+_SQRT_HALF = math.sqrt(0.5)
+
+
+@helper
+def activate(acc: Any, sums: int, count: int, itemsize: int, activation: int, slope: float) -> None:
+    """Apply the activation to `count` sums that lie end to end."""
+    # One loop for each, so that the simple ones become vector code. Comparisons leave NaN as it is.
+    if activation == RELU:
+        for at in range(sums, sums + count * itemsize, itemsize):
+            value = load(acc, at)
+            store(acc, at, acc if value < acc else value)
+    elif activation == RELU6:
+        six = acc + type(acc)(6)
+        for at in range(sums, sums + count * itemsize, itemsize):
+            value = load(acc, at)
+            low = acc if value < acc else value
+            store(acc, at, six if low > six else low)
+    elif activation == LEAKY_RELU:
+        for at in range(sums, sums + count * itemsize, itemsize):
+            value = load(acc, at)
+            store(acc, at, value * slope if value < acc else value)
+    elif activation == SILU:
+        for at in range(sums, sums + count * itemsize, itemsize):
+            value = load(acc, at)
+            store(acc, at, value / (1.0 + math.exp(-value)))
+    elif activation == GELU:
+        for at in range(sums, sums + count * itemsize, itemsize):
+            value = load(acc, at)
+            store(acc, at, 0.5 * value * math.erfc(-value * _SQRT_HALF))
+
+
+@helper
+def _in_sequence(targets: int, count: int, itemsize: int) -> bool:
+    first, same = get_int(targets, 0), True
+    for p in range(1, count):
+        same &= get_int(targets, p) == first + p * itemsize
+    return same
+
+
+@helper
+def _store_transposed(
+    acc: Any, b: Any, sums: int, row: int, pixels: int, filters: int, targets: int, plane: int, filter_stride: int
+) -> None:
+    """Store vector by vector of filters and pixels; squares that are not whole or not in sequence by element."""
+    for p in range(0, pixels, b.lanes):
+        count = min(b.lanes, pixels - p)
+        whole = count == b.lanes and _in_sequence(targets + p * 8, count, b.itemsize)
+        target = get_int(targets, p) + plane
+        for k in range(0, filters, b.lanes):
+            source = sums + p * row + k * b.itemsize
+            number = min(b.lanes, filters - k)
+            if whole:
+                transpose(acc, target + k * filter_stride, filter_stride, source, row, count, number)
+            else:
+                for i in range(number):
+                    offset = plane + (k + i) * filter_stride
+                    for j in range(count):
+                        store(acc, get_int(targets, p + j) + offset, load(acc, source + j * row + i * b.itemsize))
+
+
+@helper
+def finish(
+    tag: Any,
+    acc: Any,
+    b: Any,
+    sums: int,
+    pixels: int,
+    vectors: int,
+    filters: int,
+    activation: int,
+    slope: float,
+    targets: int,
+    plane: int,
+    filter_stride: int,
+) -> None:
+    """Apply the activation to the sums of `pixels` pixels and store those of the first `filters` lanes.
+
+    `sums` holds rows of `vectors` vectors, `targets` the address of each pixel in the output, `plane` the byte
+    offset of the first filter there.
+    """
+    lanes = vectors * b.lanes
+    row = lanes * b.itemsize
+    if activation != NO_ACTIVATION:
+        activate(acc, sums, pixels * lanes, b.itemsize, activation, slope)
+    if b.copies and filter_stride == b.itemsize and filters == lanes:
+        for p in range(pixels):
+            copy_vectors(get_int(targets, p) + plane, sums + p * row, vectors)
+    elif b.copies and filter_stride != b.itemsize:
+        _store_transposed(acc, b, sums, row, pixels, filters, targets, plane, filter_stride)
+    elif filter_stride == b.itemsize:
+        for p in range(pixels):
+            target, source = get_int(targets, p) + plane, sums + p * row
+            for k in range(filters):
+                store(tag, target + k * filter_stride, load(acc, source + k * b.itemsize))
+    else:
+        for k in range(filters):
+            offset, source = plane + k * filter_stride, sums + k * b.itemsize
+            for p in range(pixels):
+                store(tag, get_int(targets, p) + offset, load(acc, source + p * row))

@@ -1,0 +1,1 @@
+"""The input's gradient by phases of the stride, each a convolution of `forward`."""

@@ -1,0 +1,1 @@
+"""Poolings and their gradients: rows of lanes, blocks of the result."""

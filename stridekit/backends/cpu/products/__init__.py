@@ -1,0 +1,1 @@
+"""Convolutions and gradients as products of matrices that are read where they lie."""

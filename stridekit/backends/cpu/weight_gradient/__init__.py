@@ -1,0 +1,1 @@
+"""The weights' gradient: a sum over output pixels, cut into chains of a fixed order."""

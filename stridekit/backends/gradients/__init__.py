@@ -1,0 +1,1 @@
+"""Gradients out of a backend's forward algorithms."""

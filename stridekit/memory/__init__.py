@@ -1,0 +1,1 @@
+"""Where arrays lie, how they lie there, and what is kept on disk."""

@@ -1,0 +1,11 @@
+"""PyTorch modules as networks, with their weights: `Network.from_torch`.
+
+Functions that are not known are named with their node and the module that they stand in. PyTorch is imported only when
+a module is read.
+"""
+
+from __future__ import annotations
+
+from stridekit.networks.readers.torch.exporting import network_of_torch
+
+__all__ = ["network_of_torch"]

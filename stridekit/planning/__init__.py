@@ -1,0 +1,1 @@
+"""Who computes a problem, in which pieces, in how much memory: decided from integers, with the reasons."""
