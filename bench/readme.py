@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from stridekit.compare.units import format_bytes, format_share, format_sizes, format_stride, format_time
+from stridekit.drawing.units import format_bytes, format_share, format_sizes, format_stride, format_time
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

@@ -6,7 +6,7 @@
 import numpy as np
 
 import stridekit as sk
-from stridekit.compare.units import format_bytes, format_share, format_stride, format_time
+from stridekit.drawing.units import format_bytes, format_share, format_stride, format_time
 
 
 def rings(size: int = 256) -> np.ndarray:

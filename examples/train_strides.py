@@ -22,7 +22,7 @@ from tasks import Task, digits, gratings
 from training import BATCH, ENGINES, LARGEST_SHIFT, Outcome, train
 
 import stridekit as sk
-from stridekit.compare.units import format_bytes, format_share, format_time
+from stridekit.drawing.units import format_bytes, format_share, format_time
 
 FACTORS = (1, 2, 3, 5, 10)
 GRATINGS = 1200

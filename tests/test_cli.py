@@ -17,9 +17,9 @@ import stridekit as sk
 from stridekit import __main__ as command
 from stridekit.cli import app, run
 from stridekit.compare.images import zone_plate
+from stridekit.compare.saving import check_free, written_before
 from stridekit.problems.geometry import conv_geometry
-from stridekit.report import check_free, written_before
-from stridekit.report.tables import tables_of
+from stridekit.report.comparisons import tables_of
 from stridekit.report.windows import describe_axis, draw_axis
 
 QUICK = ("--backend", "reference", "--repeats", "1", "--filters", "2")

@@ -11,7 +11,7 @@ from stridekit.compare.advice import typical_use
 from stridekit.compare.aliasing import aliased_energy
 from stridekit.compare.filters import filter_bank
 from stridekit.compare.images import zone_plate
-from stridekit.compare.units import format_stride
+from stridekit.drawing.units import format_stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
 
 DOCUMENTED_KEYS = {

@@ -23,9 +23,9 @@ from stridekit.cli.arguments import (
     parse_sizes,
     parse_strides,
 )
+from stridekit.compare.saving import check_free, file_names
 from stridekit.errors import StridekitError
 from stridekit.memory.arrays import Array
-from stridekit.report import check_free, file_names
 
 PADDING_HELP = (
     "a number, rows,columns such as 3,1, before:after for each such as 3:2,3:2, or valid, same, same_lower, causal"
@@ -171,7 +171,7 @@ def compare(
 
     from stridekit.compare import choose_device, compare_strides
     from stridekit.compare.comparison import ALTERNATIVES
-    from stridekit.report.terminal import print_comparison
+    from stridekit.report.comparisons import print_comparison
 
     device = choose_device(backend)
     typer.echo(f"Device: {device.backend}: {device.description} ({device.why})")

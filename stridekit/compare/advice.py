@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stridekit.compare.comparison import StrideRow
-from stridekit.compare.units import format_bytes, format_share, format_stride, format_time
+from stridekit.drawing.units import format_bytes, format_share, format_stride, format_time
 
 NOISY_SPREAD = 0.25
 """Quartile distance over median from which a time deserves a warning."""

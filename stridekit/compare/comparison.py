@@ -1,6 +1,6 @@
 """The result of comparing strides: one row per stride, what was compared where, and what to make of it.
 
-Plain records. How they are measured is `stridekit.compare`'s, how they look on paper `stridekit.report`'s.
+Plain records. `stridekit.compare` measures them; `compare.pictures` and `stridekit.report` show them.
 """
 
 from __future__ import annotations
@@ -278,7 +278,7 @@ class StrideComparison:
         MissingExtraError
             If matplotlib is not installed: ``pip install '.[cli]'`` in the clone.
         """
-        from stridekit.report import write_report
+        from stridekit.compare.saving import write_report
 
         return write_report(self, as_path("directory", directory))
 

@@ -12,7 +12,7 @@ import numpy as np
 from stridekit import vram
 from stridekit.backends import memory_of
 from stridekit.compare.aliasing import spectral_energy
-from stridekit.compare.units import format_stride
+from stridekit.drawing.units import format_stride
 from stridekit.errors import DtypeError, ShapeError
 from stridekit.memory.arrays import Array
 from stridekit.memory.limits import check_memory

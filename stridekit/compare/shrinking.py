@@ -14,8 +14,8 @@ from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.comparison import AlternativeRow, Cost
 from stridekit.compare.measuring import Progress, Stride, StrideRun, take_turns
 from stridekit.compare.poolings import Memory, Pooling, memory_of
-from stridekit.compare.units import format_stride
 from stridekit.concurrency import cached_property
+from stridekit.drawing.units import format_stride
 from stridekit.memory.arrays import Array
 from stridekit.memory.spaces import uploaded
 from stridekit.memory.workspace import align

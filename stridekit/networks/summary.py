@@ -149,10 +149,11 @@ class Summary:
     def __str__(self) -> str:
         """Return the table, if rich is installed; else the totals in one line."""
         try:
-            from stridekit.report.networks import summary_text
+            from stridekit.drawing.tables import text_of
+            from stridekit.networks.summary_tables import summary_parts
         except ImportError:
             return f"{self.network}: {self.parameters:,} parameters, {self.macs:,} multiply-adds (pip install rich)"
-        return summary_text(self)
+        return text_of(summary_parts(self, all_layers=True))
 
 
 def summarize(network: Graph, batch: int, dtype: Any) -> Summary:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from stridekit.compare.units import format_stride
-from stridekit.report.figures import BLUE, GREEN, ORANGE, entitle, legend, log_axis, new_figure
+from stridekit.drawing.figures import BLUE, GREEN, ORANGE, entitle, legend, log_axis, new_figure
+from stridekit.drawing.units import format_stride
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

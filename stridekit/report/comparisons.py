@@ -1,14 +1,20 @@
-"""A comparison as tables of text, each narrow enough for a terminal of 80 columns."""
+"""A comparison in the terminal: tables narrow enough for 80 columns, and words."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from stridekit.compare.comparison import AlternativeRow, Cost, StrideComparison, StrideRow
-from stridekit.compare.units import format_bytes, format_share, format_sizes, format_stride, format_time
+from stridekit.drawing.tables import print_parts, text_table
+from stridekit.drawing.units import format_bytes, format_share, format_sizes, format_stride, format_time
+
+
+def print_comparison(comparison: StrideComparison) -> None:
+    """Print a comparison to stdout: tables, typical uses, the recommendation and what to beware of."""
+    spaced = (part for table in tables_of(comparison) for part in ("", table))
+    print_parts([*_heading(comparison), *spaced, *_words(comparison)])
 
 
 def tables_of(comparison: StrideComparison) -> tuple[Table, ...]:
@@ -103,24 +109,6 @@ def _with_window(row: AlternativeRow) -> str:
     return row.alternative if row.alternative == "conv" else f"{row.alternative} {format_stride(row.window)}"
 
 
-def text_table(title: str, headings: Sequence[str], rows: Sequence[Sequence[str]], *, names: bool = False) -> Table:
-    """Lay rows of text out under headings, aligned to the right; names, in the first column, to the left."""
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=SIMPLE_HEAD,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for number, heading in enumerate(headings):
-        # Fold, never an ellipsis: in a narrow terminal a number may break, it may not lose digits.
-        table.add_column(heading, justify="left" if names and not number else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
 def _name(row: StrideRow, comparison: StrideComparison) -> str:
     return format_stride(row.stride) + (" *" if row.stride == comparison.recommended_stride else "  ")
 
@@ -134,3 +122,42 @@ def _quartiles(row: StrideRow) -> str:
     """Both quartiles, with a unit only where it is not the median's."""
     unit = format_time(row.time_s).split()[1]
     return "..".join(format_time(seconds).removesuffix(f" {unit}") for seconds in row.time_quartiles_s)
+
+
+def _heading(comparison: StrideComparison) -> list[str]:
+    layer, image = comparison.layer, comparison.image
+    padding = layer["padding"]
+    pads = padding if isinstance(padding, str) else ", ".join(f"{before}:{after}" for before, after in padding)
+    return [
+        f"Picture: {image['name']}, {format_sizes(image['size'])} pixels, {image['channels']} channels",
+        f"Layer: {layer['filters']} filters of {format_sizes(layer['kernel_size'])}, padding {pads}, {layer['dtype']}",
+    ]
+
+
+def _words(comparison: StrideComparison) -> list[str]:
+    baseline = comparison.baseline
+    lines = [
+        f"* recommended; its aliased energy is at most {comparison.max_aliased_energy:g}",
+        "dropped: rows x columns at the end that no window reaches; unread: these and those between windows;",
+        "overlap: pixels that neighbouring windows share (negative: a gap); phase: pixel at the first window's centre;",
+        "next 3x3 spans: input pixels under a 3x3 layer after this one (and after stride 1);",
+        "aliased: share of the response's energy that the stride folds back",
+    ]
+    if comparison.alternatives:
+        lines += [
+            "by: conv is the layer at that stride; else the layer at stride 1, then a pooling with windows of so many",
+            "pixels; aliased and energy kept are there of what the stride samples: the response, pooled at stride 1",
+        ]
+    if any(row.training for row in comparison.alternatives):
+        lines.append("training step: output, and gradients of the pooling, the input and the weight")
+    if all(row.stride != baseline.stride for row in comparison.rows):
+        lines.append(
+            f"Speedup is over stride 1, measured as the baseline: {format_time(baseline.time_s)}, "
+            f"{format_bytes(baseline.peak_bytes)}"
+        )
+    lines += ["", "Typical use"]
+    lines += [f"- stride {format_stride(row.stride)}: {row.typical_use}" for row in comparison.rows]
+    lines += ["", "Recommendation", comparison.recommendation]
+    if comparison.warnings:
+        lines += ["", "Beware", *(f"- {warning}" for warning in comparison.warnings)]
+    return lines

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 from matplotlib.patches import Rectangle
 
-from stridekit.compare.units import format_share, format_sizes, format_stride
-from stridekit.report.figures import DPI, GREEN, entitle, new_figure, shortened
+from stridekit.drawing.figures import DPI, GREEN, entitle, new_figure, shortened
+from stridekit.drawing.units import format_share, format_sizes, format_stride
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
