@@ -14,7 +14,7 @@ import typer
 
 import stridekit
 from stridekit.arguments import printable
-from stridekit.cli.arguments import (
+from stridekit.cli.typed import (
     ArgumentError,
     check_writable_file,
     check_writable_folder,

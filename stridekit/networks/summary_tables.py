@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from stridekit.arguments import printable
 from stridekit.drawing.tables import text_table
 from stridekit.drawing.units import format_bytes, format_count, format_sizes
-from stridekit.networks.summary import Summary, SummaryRow
+
+if TYPE_CHECKING:
+    from stridekit.networks.summary import Summary, SummaryRow
 
 
 def summary_parts(summary: Summary, *, all_layers: bool) -> Iterator[Table | str]:

@@ -94,7 +94,7 @@ def picture(path: Path) -> Any:
 
 
 def weights(path: Path) -> Any:
-    from stridekit.cli.arguments import load_weights
+    from stridekit.cli.typed import load_weights
 
     return load_weights(path)
 

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from stridekit.arguments import printable
-from stridekit.cli.arguments import ArgumentError, check_writable_file, parse_amount, parse_input_size
 from stridekit.cli.commands import app, reporting, typed_options
+from stridekit.cli.typed import ArgumentError, check_writable_file, parse_amount, parse_input_size
 
 
 @app.command()
