@@ -15,7 +15,7 @@ import pytest
 from conftest import SEED
 
 import stridekit as sk
-from bench.pool_cases import pool_cases
+from bench.beside_forward import beside_forward
 from stridekit.backends.cuda import pooling as cuda_pooling
 from stridekit.backends.cuda.catalog import families
 from tests.emulator import use_emulator
@@ -442,7 +442,7 @@ def test_64_bit_coordinates_give_the_same_bits(schedule: Any, monkeypatch: pytes
 @emulated
 def test_small_cases_for_a_gpu_launch_a_kernel_of_every_family_and_are_right() -> None:
     with use_emulator() as runtime:
-        for case in pool_cases():
+        for case in beside_forward("pool"):
             case.check()
     pooling_kernels = [family for family in families() if family[0].file.startswith("pool")]
     assert len(pooling_kernels) == 16
