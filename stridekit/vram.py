@@ -16,19 +16,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from stridekit.arguments import as_flag, is_int, shown
+from stridekit.arguments import is_int, shown
 from stridekit.concurrency import Scope, lock, opened, still_open
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory.arrays import Array
 from stridekit.memory.spaces import HOST, Memory
-from stridekit.memory.workspace import align
-
-if TYPE_CHECKING:
-    from stridekit.planning.plan import Plan
 
 __all__ = ["TrackedUsage", "VramUsage", "budget", "estimate", "track"]
 
@@ -40,7 +36,7 @@ class VramUsage:
     Attributes
     ----------
     input, weight, bias, output, workspace : int
-        Each part, in bytes. `weight` is the weight as the call gets it: as given, or packed.
+        Each part, in bytes. `input` is all that is read over pixels; `weight` as the call gets it: as given, or packed.
     allocated : int
         What stridekit allocates: output (0 with ``out=``) and workspace.
     peak : int
@@ -54,6 +50,14 @@ class VramUsage:
     workspace: int
     allocated: int
     peak: int
+
+
+@runtime_checkable
+class _Plan(Protocol):
+    """What predicts its own memory: `stridekit.planning.plan.Plan`."""
+
+    def memory(self, *, packed: bool, out_given: bool) -> VramUsage:
+        """Predict."""
 
 
 class _Charge(weakref.ref[Any]):
@@ -134,7 +138,7 @@ _UNITS = {
 }
 
 
-def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> VramUsage:
+def estimate(plan: _Plan, *, packed: bool = False, out_given: bool = False) -> VramUsage:
     """Predict the memory of ``plan.execute``, before anything is allocated.
 
     Parameters
@@ -158,30 +162,9 @@ def estimate(plan: Plan, *, packed: bool = False, out_given: bool = False) -> Vr
     >>> sk.vram.estimate(plan).output
     32768
     """
-    from stridekit.planning.plan import Plan
-
-    if not isinstance(plan, Plan):
+    if not isinstance(plan, _Plan):
         raise DtypeError(f"plan is {shown(plan)}; wanted a Plan, such as stridekit.plan_conv returns")
-    packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
-    problem, unit = plan.problem, plan.device.granularity
-    workspace = plan.schedule(packed=packed, out_given=out_given).workspace_bytes
-    parts = (
-        plan.packed_bytes if packed else problem.weight_bytes,
-        problem.bias_bytes,
-        problem.result_bytes,
-        workspace,
-    )
-    operand = sum(align(nbytes, unit) for nbytes in problem.operand_bytes)
-    weight, bias, output, scratch = (align(nbytes, unit) for nbytes in parts)
-    return VramUsage(
-        input=operand,
-        weight=weight,
-        bias=bias,
-        output=output,
-        workspace=scratch,
-        allocated=scratch + (0 if out_given else output),
-        peak=operand + weight + bias + output + scratch,
-    )
+    return plan.memory(packed=packed, out_given=out_given)
 
 
 @contextmanager
@@ -271,7 +254,7 @@ def allocate(shape: tuple[int, ...], dtype: np.dtype[Any], memory: Memory = HOST
     The only allocation that execution makes. Whole units of the memory are counted: those that its pool takes.
     """
     exact = math.prod(shape) * dtype.itemsize
-    nbytes = align(exact, memory.granularity)
+    nbytes = memory.rounded(exact)
     if nbytes == 0:
         return memory.empty(0)[1].view(dtype).reshape(shape)
     scopes = still_open(_scopes)

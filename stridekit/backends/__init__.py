@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, Protocol
 
 from stridekit.arguments import shown
@@ -15,7 +15,8 @@ from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory.arrays import Array
 from stridekit.memory.spaces import Memory
-from stridekit.problems.conv_problem import DIRECTIONS, ConvProblem
+from stridekit.problems.geometry import ConvGeometry
+from stridekit.problems.operands import Operand
 
 BACKEND_NAMES = ("cuda", "cpu", "reference")
 _MODULES = {name: f"stridekit.backends.{name}" for name in BACKEND_NAMES}
@@ -36,6 +37,9 @@ class Device(Protocol):
     def granularity(self) -> int:
         """Bytes: every allocation in its memory takes a whole multiple."""
 
+    def rounded(self, nbytes: int) -> int:
+        """Return the bytes that an allocation of so many takes in its memory."""
+
     def frugal(self) -> Device:
         """Return the same device with as little workspace as gives the same bits."""
 
@@ -45,27 +49,83 @@ class Device(Protocol):
 
 @dataclass(frozen=True)
 class Operands:
-    """What an algorithm reads; arrays are views with channels first, in any memory order.
+    """What an algorithm reads: views with channels first, in any memory order; None for what the problem has not.
 
     Attributes
     ----------
-    input : array, shape (N, C, \\*spatial), or None for the input's gradient
+    x : array, shape (N, C, \\*spatial)
     weight : array, shape (K, C / groups, \\*kernel), or None if `packed_weight` is given
-    packed_weight : uint8 array that the algorithm's own `pack` wrote, or None
-    bias : array, shape (K,), or (C,) for the input's gradient, or None
-    grad_output : array, shape (N, K, \\*spatial), or None forward
+    packed_weight : uint8 array that the algorithm's own `pack` wrote
+    bias : array, shape (K,), or (C,) for the input's gradient
+    grad_output : array, shape (N, K, \\*spatial)
+    indices : int64 array of a pooling's output shape, which is written
     """
 
-    input: Array
-    weight: Array
-    packed_weight: Array
-    bias: Array
+    x: Array = None
+    weight: Array = None
+    packed_weight: Array = None
+    bias: Array = None
     grad_output: Array = None
+    indices: Array = None
+
+
+class Problem(Protocol):
+    """What is computed, in integers: a convolution, a pooling, or a gradient of one. Frozen and hashable."""
 
     @property
-    def pixels(self) -> Array:
-        """The array over pixels that the result follows: the input, or the output's gradient without one."""
-        return self.grad_output if self.input is None else self.input
+    def direction(self) -> str:
+        """``"forward"``, ``"input_grad"`` or ``"weight_grad"``."""
+
+    @property
+    def table(self) -> str:
+        """Which of a backend's algorithms compute it."""
+
+    @property
+    def batch(self) -> int:
+        """Samples."""
+
+    @property
+    def rank(self) -> int:
+        """Number of spatial axes."""
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        """Sizes, padding, dropped pixels."""
+
+    @property
+    def dtype(self) -> str:
+        """Of what is read and computed."""
+
+    @property
+    def memory_order(self) -> str:
+        """In which order arrays over pixels lie."""
+
+    @property
+    def operands(self) -> tuple[Operand, ...]:
+        """What is read, in order."""
+
+    @property
+    def results(self) -> tuple[Operand, ...]:
+        """What is computed."""
+
+    @property
+    def cuts_samples(self) -> bool:
+        """Whether samples may be computed one after the other, with the same bits."""
+
+    @property
+    def cuts_rows(self) -> bool:
+        """Whether rows of the output may be."""
+
+    @property
+    def flops(self) -> int:
+        """Floating-point operations."""
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that any algorithm must move."""
+
+    def __hash__(self) -> int:
+        """Equal problems have equal plans."""
 
 
 class Algorithm(Protocol):
@@ -75,39 +135,54 @@ class Algorithm(Protocol):
     def name(self) -> str:
         """The name that a plan shows."""
 
-    def supports(self, problem: ConvProblem, device: Any) -> str:
+    def supports(self, problem: Any, device: Any) -> str:
         """Return ``""`` if it can compute `problem`, else the reason why not."""
 
-    def cost(self, problem: ConvProblem, device: Any) -> float:
+    def cost(self, problem: Any, device: Any) -> float:
         """Return the modelled time in seconds; only the order among algorithms matters."""
 
-    def detail(self, problem: ConvProblem, device: Any) -> str:
+    def detail(self, problem: Any, device: Any) -> str:
         """Return what else was decided, in words: tile, splits; or ``""``."""
 
-    def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
+    def packing(self, problem: Any, device: Any) -> tuple[object, ...]:
         """Return what the order of packed weights depends on; equal packings are interchangeable."""
 
-    def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
+    def packed_bytes(self, problem: Any, device: Any) -> int:
         """Return the bytes of the weights in the algorithm's own order."""
 
-    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
+    def pack(self, problem: Any, device: Any, weight: Array, packed: Array) -> None:
         """Write `weight` into `packed` (uint8, `packed_bytes` long) in the algorithm's own order."""
 
-    def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
+    def workspace(self, problem: Any, device: Any, *, packed: bool) -> int:
         """Return the bytes of workspace, less if the weights come packed."""
 
     def __hash__(self) -> int:
         """What it decides is remembered by it."""
 
-    def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
+    def run(self, problem: Any, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`, with channels first, in any memory order."""
+
+
+class NothingToPack:
+    """What an algorithm says of packed weights that reads none."""
+
+    def packing(self, problem: Any, device: Any) -> tuple[object, ...]:
+        """Return what no packed weights have."""
+        return ("none",)
+
+    def packed_bytes(self, problem: Any, device: Any) -> int:
+        """Return 0."""
+        return 0
+
+    def pack(self, problem: Any, device: Any, weight: Array, packed: Array) -> None:
+        """Do nothing."""
 
 
 class Backend(Protocol):
     """What a backend's module offers."""
 
     ALGORITHMS: dict[str, tuple[Algorithm, ...]]
-    """By direction."""
+    """By `Problem.table`."""
 
     def unavailable(self) -> str:
         """Return ``""`` if it can run here, else why not and how to get it."""
@@ -158,11 +233,11 @@ def unknown_backend(name: object) -> BackendUnavailableError:
     return BackendUnavailableError(f"backend is {shown(name)}; wanted one of {', '.join(('auto', *BACKEND_NAMES))}")
 
 
-@lru_cache(maxsize=len(BACKEND_NAMES) * len(DIRECTIONS))
-def algorithms_of(name: str, direction: str) -> dict[str, Algorithm]:
-    """Return the algorithms of the backend called `name` for a direction, by their names."""
-    # A profile is planned for where no such device is: this must not ask whether the backend can run here.
-    return {algorithm.name: algorithm for algorithm in _import(name).ALGORITHMS[direction]}
+@cache
+def algorithms_of(name: str, table: str) -> dict[str, Algorithm]:
+    """Return the algorithms of the backend called `name` for problems of a table, by their names."""
+    # A plan can be made for a card that is not in this machine, so do not check whether the backend can run here.
+    return {algorithm.name: algorithm for algorithm in _import(name).ALGORITHMS[table]}
 
 
 def unavailable(name: str) -> str:

@@ -9,13 +9,13 @@ from typing import Any, TypeAlias
 from stridekit import vram
 from stridekit.backends import Device
 from stridekit.concurrency import cached_property
-from stridekit.memory.arrays import Array, itemsize
-from stridekit.memory.workspace import align
+from stridekit.memory.arrays import Array
 from stridekit.ops.blur_pool import blur_pool2d, blur_pool_grad
 from stridekit.ops.pool import avg_pool2d, max_pool2d
 from stridekit.ops.pool_gradients import avg_pool_grad, max_pool_grad
-from stridekit.planning.dispatch import plan_conv
+from stridekit.planning.dispatch import choose_plan, plan_conv
 from stridekit.planning.plan import Plan
+from stridekit.problems.pool_problem import pool_problem
 
 Memory: TypeAlias = tuple[int, int]
 """Bytes that stay, and bytes more while it runs."""
@@ -115,20 +115,27 @@ class Pooling:
     @property
     def forward_memory(self) -> Memory:
         """What `forward` will allocate."""
-        if self.name == "blur_pool":
-            return memory_of(self._blur("forward"))
-        return self._bytes(self.output_shape, itemsize(self.dtype)), 0
+        return memory_of(self._plan("forward"))
 
     @property
     def gradient_memory(self) -> Memory:
         """What `gradient` will allocate; that of a maximum finds it again, by indices of 8 bytes."""
-        if self.name == "blur_pool":
-            return memory_of(self._blur("input_grad"))
-        indices = self._bytes(self.output_shape, 8) if self.name == "max_pool" else 0
-        return self._bytes(self.input_shape, itemsize(self.dtype)), indices
+        return memory_of(self._plan("input_grad"))
 
-    def _bytes(self, shape: tuple[int, ...], size: int) -> int:
-        return align(math.prod(shape) * size, self.device.granularity)
+    def _plan(self, direction: str) -> Plan:
+        if self.name == "blur_pool":
+            return self._blur(direction)
+        problem = pool_problem(
+            self.name.removesuffix("_pool"),
+            direction,
+            self.input_shape,
+            dtype=self.dtype,
+            memory_order="channels_first",
+            kernel_size=self.window,
+            ceil_mode=True,
+            count_include_pad=False,
+        )
+        return choose_plan(problem, None, self.backend, "as the layer", self.device)
 
     def _blur(self, direction: str) -> Plan:
         channels, half = self.input_shape[1], self.window[0] // 2

@@ -18,7 +18,6 @@ from stridekit.concurrency import cached_property
 from stridekit.drawing.units import format_stride
 from stridekit.memory.arrays import Array
 from stridekit.memory.spaces import uploaded
-from stridekit.memory.workspace import align
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
 
@@ -141,7 +140,7 @@ class ShrinkRun:
         return Cost(self.flops, median, (first, third), self.peak_bytes, self.predicted_peak_bytes)
 
     def _units(self, nbytes: int) -> int:
-        return align(nbytes, self.conv.plan.device.granularity)
+        return self.conv.plan.device.rounded(nbytes)
 
 
 def measure_alternatives(

@@ -124,8 +124,8 @@ def _bfloat16() -> np.dtype[Any]:
 
 
 def itemsize(name: str) -> int:
-    """Bytes of one element."""
-    return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8}[name]
+    """Bytes of one element, of an index too."""
+    return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}[name]
 
 
 def channels_last_layout(layout: str | None, rank: int) -> bool:
@@ -167,6 +167,12 @@ def layout_view(array: Array, channels_last: bool) -> Array:
     if not channels_last:
         return array
     return array.transpose(0, *range(2, array.ndim), 1)
+
+
+def over_pixels(flat: Array, shape: tuple[int, ...], order: str) -> Array:
+    """View a flat array as ``(N, C, *spatial)``, with its channels outermost or innermost."""
+    last = order == "channels_last"
+    return channels_first_view(flat.reshape(layout_shape(shape, last)), last)
 
 
 def memory_order(array: Array) -> str | None:

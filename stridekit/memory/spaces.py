@@ -15,7 +15,17 @@ import numpy as np
 from stridekit.errors import VramBudgetError
 from stridekit.memory.arrays import Array
 from stridekit.memory.limits import check_memory
-from stridekit.memory.workspace import ALIGNMENT
+from stridekit.memory.workspace import ALIGNMENT, align
+
+
+class WholeUnits:
+    """What gives out memory in whole units of `granularity` bytes."""
+
+    granularity: int = 1
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the bytes that an allocation of so many takes."""
+        return align(nbytes, self.granularity)
 
 
 class Memory(Protocol):
@@ -28,6 +38,9 @@ class Memory(Protocol):
     @property
     def granularity(self) -> int:
         """Bytes: every allocation takes a whole multiple."""
+
+    def rounded(self, nbytes: int) -> int:
+        """Return the bytes that an allocation of so many takes."""
 
     def entered(self) -> AbstractContextManager[object]:
         """Make this memory's device the current one."""
@@ -60,11 +73,10 @@ class Memory(Protocol):
         """Run `call` and return how long its work took here, from start to end."""
 
 
-class HostMemory:
+class HostMemory(WholeUnits):
     """Main memory, and NumPy's arrays."""
 
     library = "numpy"
-    granularity = 1
 
     def entered(self) -> AbstractContextManager[object]:
         """Return a context that changes nothing."""

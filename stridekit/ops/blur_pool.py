@@ -26,8 +26,8 @@ from stridekit.memory.spaces import uploaded
 from stridekit.ops.conv import conv
 from stridekit.ops.conv_gradients import conv_input_grad
 from stridekit.ops.ranks import of_rank
-from stridekit.planning.pool_plan import Sizes
 from stridekit.problems.padding import Padding
+from stridekit.problems.pool_problem import Sizes
 
 _LARGEST_FILTER = 64
 

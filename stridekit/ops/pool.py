@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import Any
 
 from stridekit.arguments import as_flag
-from stridekit.memory.arrays import Array, check_axes, library_of
+from stridekit.backends import load_backend
+from stridekit.memory.arrays import (
+    MEMORY_ORDERS,
+    Array,
+    channels_first_shape,
+    channels_first_view,
+    channels_last_layout,
+    check_axes,
+    dtype_name,
+    library_of,
+    memory_order,
+    one_library,
+    plain,
+)
 from stridekit.ops.ranks import of_rank
-from stridekit.planning.pool_plan import Sizes, plan_pool
+from stridekit.planning.dispatch import choose_backend, choose_plan
+from stridekit.planning.plan import Plan
 from stridekit.problems.padding import Padding
+from stridekit.problems.pool_problem import Sizes, pool_problem
 
 
 def max_pool(
@@ -71,9 +86,8 @@ def max_pool(
     library_of("x", x)
     check_axes("max_pool", rank, x)
     return_indices = as_flag("return_indices", return_indices)
-    plan = plan_pool("max", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, ceil_mode=ceil_mode)
-    y, indices = plan.forward(x, out=out, return_indices=return_indices)
-    return (y, indices) if return_indices else y
+    window |= {"ceil_mode": ceil_mode, "indices": return_indices}
+    return pool_plan("max", "forward", {"x": x, "out": out}, x.shape, layout, backend, window).execute(x, out=out)
 
 
 def avg_pool(
@@ -123,12 +137,46 @@ def avg_pool(
     (1, 8, 2, 3, 3)
     """
     window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
-    divisor: dict[str, Any] = {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
     library_of("x", x)
     check_axes("avg_pool", rank, x)
-    plan = plan_pool("avg", "forward", {"x": x, "out": out}, x.shape, layout, backend, **window, **divisor)
-    return plan.forward(x, out=out, return_indices=False)[0]
+    window |= {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    return pool_plan("avg", "forward", {"x": x, "out": out}, x.shape, layout, backend, window).execute(x, out=out)
 
 
 max_pool1d, max_pool2d, max_pool3d = (of_rank(max_pool, rank) for rank in (1, 2, 3))
 avg_pool1d, avg_pool2d, avg_pool3d = (of_rank(avg_pool, rank) for rank in (1, 2, 3))
+
+
+def pool_plan(
+    operation: str,
+    direction: str,
+    arrays: dict[str, Array],
+    input_shape: tuple[int, ...],
+    layout: str | None,
+    backend: str,
+    window: dict[str, Any],
+) -> Plan:
+    """Check a pooling's arguments and plan it.
+
+    Parameters
+    ----------
+    arrays : dict of array
+        By the arguments' names; the first says dtype and memory order. `out` may be None.
+    input_shape : tuple of int
+        In `layout`.
+    window : dict
+        What else `pool_problem` takes.
+    """
+    library = one_library(arrays)
+    name, first = next(iter(arrays.items()))
+    last = channels_last_layout(layout, len(input_shape) - 2)
+    problem = pool_problem(
+        operation,
+        direction,
+        channels_first_shape(tuple(input_shape), last),
+        dtype=dtype_name(name, first),
+        memory_order=memory_order(channels_first_view(plain(first), last)) or MEMORY_ORDERS[last],
+        **window,
+    )
+    chosen, reason = choose_backend(backend, library)
+    return choose_plan(problem, layout, chosen, reason, load_backend(chosen).device(first))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stridekit.arguments import as_shape, shown
 from stridekit.errors import ShapeError
 from stridekit.memory.arrays import LAYOUTS, Array, library_of
-from stridekit.planning.pool_plan import Sizes, plan_pool
+from stridekit.ops.pool import pool_plan
 from stridekit.problems.padding import Padding
+from stridekit.problems.pool_problem import Sizes
 
 
 def max_pool_grad(
@@ -58,20 +61,10 @@ def max_pool_grad(
     library_of("x", x)
     _check_rank("x", tuple(x.shape))
     arrays = {"x": x, "grad_output": grad_output, "out": out}
-    plan = plan_pool(
-        "max",
-        "input_grad",
-        arrays,
-        tuple(x.shape),
-        layout,
-        backend,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-    )
-    return plan.input_grad(grad_output, x, out=out)
+    window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+    window |= {"ceil_mode": ceil_mode}
+    plan = pool_plan("max", "input_grad", arrays, tuple(x.shape), layout, backend, window)
+    return plan.execute(x, grad_output, out=out)
 
 
 def avg_pool_grad(
@@ -122,21 +115,10 @@ def avg_pool_grad(
             f"grad_output has {grad_output.ndim} axes {tuple(grad_output.shape)} and input_shape {len(shape)} {shape}; "
             f"wanted as many"
         )
-    plan = plan_pool(
-        "avg",
-        "input_grad",
-        {"grad_output": grad_output, "out": out},
-        shape,
-        layout,
-        backend,
-        kernel_size=kernel_size,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        ceil_mode=ceil_mode,
-        count_include_pad=count_include_pad,
-    )
-    return plan.input_grad(grad_output, None, out=out)
+    window: dict[str, Any] = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
+    window |= {"ceil_mode": ceil_mode, "count_include_pad": count_include_pad}
+    arrays = {"grad_output": grad_output, "out": out}
+    return pool_plan("avg", "input_grad", arrays, shape, layout, backend, window).execute(grad_output, out=out)
 
 
 def _check_rank(name: str, shape: tuple[int, ...]) -> None:

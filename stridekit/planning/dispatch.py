@@ -13,7 +13,15 @@ from functools import lru_cache
 from typing import Any
 
 from stridekit.arguments import as_shape, shown
-from stridekit.backends import Device, algorithms_of, backend_for, load_backend, profile_called, unknown_backend
+from stridekit.backends import (
+    Device,
+    Problem,
+    algorithms_of,
+    backend_for,
+    load_backend,
+    profile_called,
+    unknown_backend,
+)
 from stridekit.concurrency import Scope, opened, still_open
 from stridekit.errors import BackendUnavailableError, ShapeError
 from stridekit.memory.arrays import (
@@ -24,7 +32,7 @@ from stridekit.memory.arrays import (
 )
 from stridekit.planning.plan import Candidate, Plan
 from stridekit.problems.activations import ActivationArgument
-from stridekit.problems.conv_problem import ConvProblem, conv_problem
+from stridekit.problems.conv_problem import conv_problem
 from stridekit.problems.padding import Padding
 
 
@@ -191,10 +199,10 @@ def asked_backend(argument: str) -> tuple[str, str] | None:
 
 
 @lru_cache(maxsize=4096)
-def choose_plan(problem: ConvProblem, layout: str | None, backend: str, reason: str, device: Device) -> Plan:
+def choose_plan(problem: Problem, layout: str | None, backend: str, reason: str, device: Device) -> Plan:
     """Take the cheapest algorithm of `backend` that supports `problem` on `device`: a pure function."""
     candidates = []
-    algorithms = algorithms_of(backend, problem.direction)
+    algorithms = algorithms_of(backend, problem.table)
     for algorithm in algorithms.values():
         excluded = algorithm.supports(problem, device)
         cost = float("inf") if excluded else algorithm.cost(problem, device)

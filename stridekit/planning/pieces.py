@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import Any
 
-from stridekit.backends import Algorithm, Device
+from stridekit.backends import Algorithm, Device, Problem
 from stridekit.errors import VramBudgetError
 from stridekit.memory.workspace import align
-from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import ConvGeometry
 
 Slices = tuple[slice, ...]
@@ -23,11 +23,10 @@ _MOST_KINDS = 128
 
 @dataclass(frozen=True)
 class Tile:
-    """A part of a problem, and where the operand over pixels and the result lie, as slices of ``(N, C, *spatial)``."""
+    """A part of a problem, and its pixels of ``"input"`` and ``"output"``, as slices of ``(N, C, *spatial)``."""
 
-    problem: ConvProblem
-    input: Slices
-    output: Slices
+    problem: Problem
+    slices: dict[str, Slices]
 
 
 @dataclass(frozen=True)
@@ -36,12 +35,12 @@ class Tiles:
 
     Attributes
     ----------
-    problem : ConvProblem
+    problem : Problem
     batch, rows : int
-        Samples and output rows of a tile, the last of which have what is left; an input's gradient keeps its rows.
+        Samples and output rows of a tile, the last of which have what is left. All rows stay where they cannot be cut.
     """
 
-    problem: ConvProblem
+    problem: Problem
     batch: int
     rows: int
 
@@ -52,7 +51,7 @@ class Tiles:
             for number in range(self._row_tiles):
                 yield self._tile(samples, number)
 
-    def kinds(self) -> tuple[ConvProblem, ...]:
+    def kinds(self) -> tuple[Any, ...]:
         """Return the problems of the tiles, those that are alike once; none if a tile would lie in the padding alone.
 
         Tiles that touch no padding are alike. There are none, either, if more than `_MOST_KINDS` touch it.
@@ -65,16 +64,12 @@ class Tiles:
 
     @property
     def _row_tiles(self) -> int:
-        return -(-self.problem.geometry.axes[0].output_size // self.rows) if self._cuts_rows else 1
-
-    @property
-    def _cuts_rows(self) -> bool:
-        return self.problem.direction != "input_grad"
+        return -(-self.problem.geometry.axes[0].output_size // self.rows) if self.problem.cuts_rows else 1
 
     def _different_rows(self) -> list[int]:
         """Return the numbers of the row tiles that touch padding, of the last, and of one of those between."""
         axis, count = self.problem.geometry.axes[0], self._row_tiles
-        if not self._cuts_rows:
+        if not self.problem.cuts_rows:
             return [0]
         inner = min(count, -(-axis.pad_before // (self.rows * axis.stride)))
         within = (axis.size + axis.pad_before - axis.kernel_extent) // axis.stride + 1
@@ -93,15 +88,16 @@ class Tiles:
 
     def _reads(self, number: int) -> bool:
         start, stop = self._span(number)
-        return not self._cuts_rows or max(0, start) < min(self.problem.geometry.axes[0].size, stop)
+        return not self.problem.cuts_rows or max(0, start) < min(self.problem.geometry.axes[0].size, stop)
 
     def _tile(self, samples: slice, number: int) -> Tile:
-        problem, batch = self.problem, samples.stop - samples.start
+        problem: Any = self.problem
+        batch = samples.stop - samples.start
         axis, *others = problem.geometry.axes
         rest = (slice(None),) * len(others)
-        if not self._cuts_rows:
+        if not problem.cuts_rows:
             every = (samples, slice(None), slice(None), *rest)
-            return Tile(replace(problem, batch=batch), every, every)
+            return Tile(replace(problem, batch=batch), {"input": every, "output": every})
         start, stop = self._span(number)
         low, high = max(0, start), min(axis.size, stop)
         part = replace(axis, size=high - low, pad_before=low - start, pad_after=stop - high)
@@ -109,8 +105,10 @@ class Tiles:
         rows = slice(number * self.rows, min((number + 1) * self.rows, axis.output_size))
         return Tile(
             replace(problem, batch=batch, geometry=geometry, cut_from=problem.sample_pixels),
-            (samples, slice(None), slice(low, high), *rest),
-            (samples, slice(None), rows, *rest),
+            {
+                "input": (samples, slice(None), slice(low, high), *rest),
+                "output": (samples, slice(None), rows, *rest),
+            },
         )
 
 
@@ -137,7 +135,7 @@ class Schedule:
 
 
 def schedule(
-    problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool, output_bytes: int, limit: int | None
+    problem: Problem, algorithm: Algorithm, device: Device, *, packed: bool, output_bytes: int, limit: int | None
 ) -> Schedule:
     """Take the fastest way whose workspace, beside `output_bytes`, stays within `limit` bytes.
 
@@ -160,21 +158,14 @@ def schedule(
     )
 
 
-def whole_units(nbytes: int, device: Device) -> int:
-    """Round bytes up to what an allocation in the device's memory takes."""
-    return align(nbytes, device.granularity)
-
-
-def _options(
-    problem: ConvProblem, algorithm: Algorithm, device: Device, *, packed: bool, last: bool
-) -> Iterator[Schedule]:
+def _options(problem: Problem, algorithm: Algorithm, device: Device, *, packed: bool, last: bool) -> Iterator[Schedule]:
     """Yield schedules from the fastest on: as planned, on the frugal device, in ever smaller tiles; or the last."""
     if problem.batch == 0:
         yield Schedule(device, None, 0, 0)
         return
     frugal = device.frugal()
     for each in dict.fromkeys((device, frugal)):
-        yield Schedule(each, None, 0, whole_units(algorithm.workspace(problem, each, packed=packed), each))
+        yield Schedule(each, None, 0, each.rounded(algorithm.workspace(problem, each, packed=packed)))
     packing = 0 if packed else align(algorithm.packed_bytes(problem, frugal))
     sizes = list(_tile_sizes(problem))
     for batch, rows in reversed(sizes) if last else sizes:
@@ -183,21 +174,17 @@ def _options(
         if kinds:
             # Weights packed for the whole serve every tile: their order is a matter of channels and taps alone.
             largest = max(algorithm.workspace(kind, frugal, packed=True) for kind in kinds)
-            yield Schedule(frugal, tiles, packing, whole_units(packing + largest, frugal))
+            yield Schedule(frugal, tiles, packing, frugal.rounded(packing + largest))
             if last:
                 return
 
 
-def _tile_sizes(problem: ConvProblem) -> Iterator[tuple[int, int]]:
+def _tile_sizes(problem: Problem) -> Iterator[tuple[int, int]]:
     """Yield (samples, output rows) of a tile, halved time and again: the batch first, since that costs nothing."""
     batch, rows = problem.batch, problem.geometry.axes[0].output_size
-    if problem.direction == "weight_grad":
-        # Samples are summed: in tiles the order would be another.
-        return
-    while batch > 1:
+    while problem.cuts_samples and batch > 1:
         batch = -(-batch // 2)
         yield batch, rows
-    # Reflected and circular padding read rows that a tile does not hold.
-    while rows > 1 and problem.direction == "forward" and problem.padding_mode in ("zeros", "replicate"):
+    while problem.cuts_rows and rows > 1:
         rows = -(-rows // 2)
         yield batch, rows

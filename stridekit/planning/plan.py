@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,18 +33,13 @@ from stridekit.memory.arrays import (
 )
 from stridekit.memory.spaces import HOST, Memory
 from stridekit.memory.workspace import ALIGNMENT
-from stridekit.planning.pieces import Schedule, whole_units
+from stridekit.planning.pieces import Schedule
 from stridekit.planning.pieces import schedule as tiled
-from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import ConvGeometry
+from stridekit.problems.operands import Operand
+from stridekit.vram import VramUsage
 
-_UINT8 = np.dtype(np.uint8)
-_OPERANDS = {
-    "forward": ("x", "weight"),
-    "input_grad": ("weight", "grad_output"),
-    "weight_grad": ("input", "grad_output"),
-}
-"""By direction, in the order of its function."""
+_UINT8, _INT64 = np.dtype(np.uint8), np.dtype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -75,7 +71,7 @@ class Plan(Remembering):
 
     Attributes
     ----------
-    problem : ConvProblem
+    problem : ConvProblem or PoolProblem
         What is computed.
     device : Device
         Where.
@@ -89,7 +85,7 @@ class Plan(Remembering):
         The axis order of the arrays that `execute` takes and returns.
     """
 
-    problem: ConvProblem
+    problem: Any
     device: Device
     backend: str
     algorithm: str
@@ -100,27 +96,51 @@ class Plan(Remembering):
     @property
     def geometry(self) -> ConvGeometry:
         """Sizes, padding, dropped pixels."""
-        return self.problem.geometry
+        found: ConvGeometry = self.problem.geometry
+        return found
 
     @cached_property
     def output_shape(self) -> tuple[int, ...]:
         """Shape of the result, in the plan's layout."""
-        return self._shown(self.problem.result_shape)
+        return layout_shape(self.problem.results[0].shape, self._shows_last)
 
     @property
     def flops(self) -> int:
         """Floating-point operations, 2 for each multiply-add."""
-        return self.problem.flops
+        return int(self.problem.flops)
 
     @property
     def bytes(self) -> int:
         """Bytes that any algorithm must move: operands read once, output written once."""
-        return self.problem.moved_bytes
+        return int(self.problem.moved_bytes)
 
     @property
-    def vram(self) -> vram.VramUsage:
+    def vram(self) -> VramUsage:
         """Predicted memory with weights as given and no ``out=``; `stridekit.vram.estimate` has the other cases."""
-        return vram.estimate(self)
+        return self.memory()
+
+    def memory(self, *, packed: bool = False, out_given: bool = False) -> VramUsage:
+        """Predict the memory of `execute`, before anything is allocated; `stridekit.vram.estimate` says how."""
+        packed, out_given = as_flag("packed", packed), as_flag("out_given", out_given)
+        read = {each.name: self.device.rounded(each.nbytes) for each in self.problem.operands}
+        weight, bias = read.pop("weight", 0), read.pop("bias", 0)
+        if packed:
+            weight = self.device.rounded(self.packed_bytes)
+        pixels, output = sum(read.values()), self._new_bytes(False)
+        workspace = self.schedule(packed=packed, out_given=out_given).workspace_bytes
+        return VramUsage(
+            input=pixels,
+            weight=weight,
+            bias=bias,
+            output=output,
+            workspace=workspace,
+            allocated=workspace + self._new_bytes(out_given),
+            peak=pixels + weight + bias + output + workspace,
+        )
+
+    def _new_bytes(self, out_given: bool) -> int:
+        """Return the bytes of the results that get memory of their own."""
+        return sum(self.device.rounded(each.nbytes) for each in self.problem.results[out_given:])
 
     @property
     def packed_bytes(self) -> int:
@@ -132,7 +152,7 @@ class Plan(Remembering):
         packed = as_flag("packed", packed)
         if self.problem.batch == 0:
             return 0
-        return whole_units(self._algorithm.workspace(self.problem, self.device, packed=packed), self.device)
+        return self.device.rounded(self._algorithm.workspace(self.problem, self.device, packed=packed))
 
     def schedule(self, *, packed: bool = False, out_given: bool = False, limit: int | None = None) -> Schedule:
         """Decide how `execute` runs within what is left of the budget: whole, or in tiles.
@@ -154,7 +174,7 @@ class Plan(Remembering):
         bounds = [bound for bound in (vram.remaining(), limit) if bound is not None]
         if not bounds:
             return self._whole[packed]
-        output = 0 if out_given else whole_units(self.problem.result_bytes, self.device)
+        output = self._new_bytes(out_given)
         return tiled(self.problem, self._algorithm, self.device, packed=packed, output_bytes=output, limit=min(bounds))
 
     @cached_property
@@ -174,12 +194,14 @@ class Plan(Remembering):
         Raises
         ------
         ShapeError
-            By a plan for the weight's gradient, which reads none.
+            By a plan that reads none: for the weight's gradient, or for a pooling.
         """
-        if self.problem.direction == "weight_grad":
-            raise ShapeError("a plan for the weight's gradient reads no weight; there is nothing to pack")
+        wanted = next((each for each in self.problem.operands if each.name == "weight"), None)
+        if wanted is None:
+            what = "the weight's gradient" if self.problem.direction == "weight_grad" else "a pooling"
+            raise ShapeError(f"a plan for {what} reads no weight; there is nothing to pack")
         with self._memory.entered():
-            self._check_operand("weight", weight, self.problem.weight_shape)
+            self._check_operand(wanted, weight)
             given = plain(weight)
             if not self._memory.resident(given):
                 given = self._upload(given)
@@ -190,20 +212,21 @@ class Plan(Remembering):
     def execute(
         self,
         first: Array | PackedWeight,
-        second: Array | PackedWeight,
+        second: Array | PackedWeight | None = None,
         bias: Array | None = None,
         *,
         out: Array | None = None,
         workspace: Array | None = None,
-    ) -> Array:
+    ) -> Any:
         """Run the plan.
 
         Parameters
         ----------
         first, second : array or PackedWeight
-            The operands of the plan's direction: ``x, weight`` forward, ``weight, grad_output`` for the input's
-            gradient, ``input, grad_output`` for the weight's. Arrays over pixels have the plan's shapes, dtype and
-            memory order; a weight comes as given, shape ``(K, C / groups, *kernel)``, or from `pack`.
+            What the problem reads, in the order of its function: ``x, weight`` forward, ``weight, grad_output`` for the
+            input's gradient, ``x, grad_output`` for the weight's; ``x`` for a pooling. Arrays over pixels have the
+            plan's shapes, dtype and memory order; a weight comes as given, shape ``(K, C / groups, *kernel)``, or from
+            `pack`.
         bias : array, shape (K,), optional
             Exactly if the plan was made with ``bias=True``; shape (C,) for the input's gradient.
         out : array, optional
@@ -215,7 +238,8 @@ class Plan(Remembering):
         Returns
         -------
         array
-            `out`, or a new array: over pixels in the memory order of the operand over pixels.
+            `out`, or a new array: over pixels in the memory order of the operand over pixels. With indices, if the
+            problem wants them.
 
         Raises
         ------
@@ -226,25 +250,38 @@ class Plan(Remembering):
         """
         memory = self._memory
         with memory.entered():
-            named = dict(zip(_OPERANDS[self.problem.direction], (first, second), strict=True))
-            self._check_one_library({**named, "bias": bias, "out": out})
-            operands = self._operands(named, bias)
+            given = self._named(first, second, bias)
+            self._check_one_library({**given, "out": out})
+            operands = self._checked(given)
             if out is not None:
-                self._check_out(out, named | {"bias": bias})
+                self._check_out(out, given)
             if workspace is not None:
-                self._check_workspace(workspace, {**named, "bias": bias, "out": out})
-            if memory is not HOST and not all(memory.resident(array) for array in _arrays(operands, out)):
+                self._check_workspace(workspace, {**given, "out": out})
+            present = [array for array in (*operands.values(), out) if array is not None]
+            if memory is not HOST and not all(map(memory.resident, present)):
                 return self._execute_from_host(operands, out)
             target = None if out is None else channels_first_view(plain(out), self._shows_last)
             if workspace is None:
-                result = self._execute(operands, target)
+                results = self._execute(operands, target)
             else:
-                whole = self._whole[operands.packed_weight is not None]
-                target = self._allocate_output() if target is None else target
-                result = self._run_in(workspace, whole, operands, target)
-        return layout_view(result, self._shows_last) if out is None else out
+                results = self._allocate_results(target)
+                self._run_in(workspace, self._whole["packed_weight" in operands], operands, results)
+        shown = [layout_view(each, self._shows_last) for each in results]
+        return self._returned(shown if out is None else [out, *shown[1:]])
 
-    def _execute(self, operands: Operands, target: Array | None) -> Array:
+    def _named(self, first: Any, second: Any, bias: Array | None) -> dict[str, Any]:
+        """Return what was given by the names of the operands."""
+        names = [each.name for each in self.problem.operands if each.name != "bias"]
+        given = (first,) if second is None and len(names) == 1 else (first, second)
+        if len(given) != len(names):
+            raise TypeError(f"execute takes {' and '.join(names)}; {len(given)} arrays came")
+        return {**dict(zip(names, given, strict=True)), "bias": bias}
+
+    @staticmethod
+    def _returned(results: Sequence[Array]) -> Any:
+        return results[0] if len(results) == 1 else tuple(results)
+
+    def _execute(self, operands: dict[str, Array], target: Array | None) -> list[Array]:
         """Run on arrays that live where the plan runs; where memory runs out, again in less, with the same bits."""
         try:
             return self._attempt(operands, target, None)
@@ -266,37 +303,57 @@ class Plan(Remembering):
                 failure = error.with_traceback(None)
         raise VramBudgetError(f"{self.device.name} has {free} bytes free, in pieces too small: {failure}")
 
-    def _attempt(self, operands: Operands, target: Array | None, limit: int | None) -> Array:
-        packed = operands.packed_weight is not None
-        schedule = self.schedule(packed=packed, out_given=target is not None, limit=limit)
-        if target is None:
-            target = self._allocate_output()
+    def _attempt(self, operands: dict[str, Array], target: Array | None, limit: int | None) -> list[Array]:
+        schedule = self.schedule(packed="packed_weight" in operands, out_given=target is not None, limit=limit)
+        results = self._allocate_results(target)
         workspace = vram.allocate((schedule.workspace_bytes,), _UINT8, self._memory) if self.problem.batch else None
-        return self._run_in(workspace, schedule, operands, target)
+        self._run_in(workspace, schedule, operands, results)
+        return results
 
-    def _run_in(self, workspace: Array, schedule: Schedule, operands: Operands, target: Array) -> Array:
-        """Run in `workspace`, which no sample needs none of."""
+    def _run_in(self, workspace: Array, schedule: Schedule, operands: dict[str, Array], results: list[Array]) -> None:
+        """Run in `workspace`. An empty batch needs none."""
         if self.problem.batch:
-            apart(self._run, schedule, operands, workspace[: schedule.workspace_bytes], target)
+            apart(self._run, schedule, operands, workspace[: schedule.workspace_bytes], results)
         elif self.problem.direction == "weight_grad":
             # The sum over no samples.
-            target[...] = 0
-        return target
+            results[0][...] = 0
 
-    def _execute_from_host(self, operands: Operands, out: Array | None) -> Array:
-        """Copy NumPy operands to the device, run there, and copy the result back."""
+    def _run(self, schedule: Schedule, operands: dict[str, Array], workspace: Array, results: list[Array]) -> None:
+        algorithm, device, problem = self._algorithm, schedule.device, self.problem
+        # An array that is written beside the result has its name among the operands.
+        target, *others = results
+        named = {**operands, **{each.name: array for each, array in zip(problem.results[1:], others, strict=True)}}
+        if schedule.tiles is None:
+            algorithm.run(problem, device, Operands(**named), workspace, target)
+            return
+        if "weight" in named:
+            packed = workspace[: algorithm.packed_bytes(problem, device)]
+            algorithm.pack(problem, device, named.pop("weight"), packed)
+            named["packed_weight"] = packed
+        scratch = workspace[schedule.packed_bytes :]
+        over = {each.name: each.over for each in (*problem.operands, *problem.results) if each.over}
+        for tile in schedule.tiles:
+            part = {name: array[tile.slices[over[name]]] if name in over else array for name, array in named.items()}
+            nbytes = algorithm.workspace(tile.problem, device, packed=True)
+            whole = target[tile.slices[over["out"]]]
+            algorithm.run(tile.problem, device, Operands(**part), scratch[:nbytes], whole)
+
+    def _execute_from_host(self, operands: dict[str, Array], out: Array | None) -> Any:
+        """Copy NumPy operands to the device, run there, and copy the results back."""
         lies_last = self.problem.memory_order == "channels_last"
-        pixels = (None if array is None else self._upload(array, lies_last) for array in _over_pixels(operands))
-        others = (None if array is None else self._upload(array) for array in (operands.weight, operands.bias))
-        (source, grad_output), (weight, bias) = pixels, others
-        on_device = Operands(source, weight, operands.packed_weight, bias, grad_output)
+        over = {each.name: each.over for each in self.problem.operands}
+        on_device = {
+            # Packed weights are the plan's own.
+            name: array if name == "packed_weight" else self._upload(array, lies_last and bool(over[name]))
+            for name, array in operands.items()
+        }
         last = self._result_lies_last
-        stored = layout_view(self._execute(on_device, None), last)
-        result = layout_view(channels_first_view(self._memory.download(stored), last), self._shows_last)
-        if out is None:
-            return result
-        out[...] = result
-        return out
+        stored = [self._memory.download(layout_view(each, last)) for each in self._execute(on_device, None)]
+        results = [layout_view(channels_first_view(each, last), self._shows_last) for each in stored]
+        if out is not None:
+            out[...] = results[0]
+            results[0] = out
+        return self._returned(results)
 
     def _upload(self, array: np.ndarray, last: bool = False) -> Array:
         """Copy an operand to the device, with its channels outermost or innermost."""
@@ -305,35 +362,15 @@ class Plan(Remembering):
         self._memory.upload(target, stored)
         return channels_first_view(target, last)
 
-    def _run(self, schedule: Schedule, operands: Operands, workspace: Array, target: Array) -> None:
-        algorithm, device = self._algorithm, schedule.device
-        if schedule.tiles is None:
-            algorithm.run(self.problem, device, operands, workspace, target)
-            return
-        packed = operands.packed_weight
-        if packed is None:
-            packed = workspace[: algorithm.packed_bytes(self.problem, device)]
-            algorithm.pack(self.problem, device, operands.weight, packed)
-        scratch = workspace[schedule.packed_bytes :]
-        for tile in schedule.tiles:
-            source, grad_output = (None if array is None else array[tile.input] for array in _over_pixels(operands))
-            part = Operands(source, None, packed, operands.bias, grad_output)
-            nbytes = algorithm.workspace(tile.problem, device, packed=True)
-            algorithm.run(tile.problem, device, part, scratch[:nbytes], target[tile.output])
-
-    def _shown(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape that an array of the result's kind has outside: weights have one in every layout."""
-        return layout_shape(shape, self._shows_last)
-
     @cached_property
     def _shows_last(self) -> bool:
         """Whether the result has its channels last in the plan's layout."""
-        return self._channels_last and self.problem.direction != "weight_grad"
+        return self._channels_last and bool(self.problem.results[0].over)
 
     @cached_property
     def _result_lies_last(self) -> bool:
         """Whether the result lies in memory with its channels innermost."""
-        return self.problem.memory_order == "channels_last" and self.problem.direction != "weight_grad"
+        return self.problem.memory_order == "channels_last" and bool(self.problem.results[0].over)
 
     @cached_property
     def _channels_last(self) -> bool:
@@ -341,44 +378,44 @@ class Plan(Remembering):
 
     @cached_property
     def _algorithm(self) -> Algorithm:
-        return algorithms_of(self.backend, self.problem.direction)[self.algorithm]
+        return algorithms_of(self.backend, self.problem.table)[self.algorithm]
 
-    def _operands(self, named: dict[str, Any], bias: Array | None) -> Operands:
-        problem = self.problem
-        pixels: dict[str, Array] = {}
-        for name, array in named.items():
-            if name != "weight":
-                shape = problem.output_shape if name == "grad_output" else problem.input_shape
-                self._check_operand(name, array, layout_shape(shape, self._channels_last))
-                view = channels_first_view(plain(array), self._channels_last)
-                if not pixels:
-                    self._check_memory_order(name, view)
-                pixels["grad_output" if name == "grad_output" else "input"] = view
-        source, grad_output = pixels.get("input"), pixels.get("grad_output")
-        if problem.bias != (bias is not None):
-            wanted, came = ("a bias", "none") if problem.bias else ("no bias", "one")
-            raise ShapeError(
-                f"the plan was made for {wanted}, bias is {came}; say bias={not problem.bias} to plan_conv"
-            )
-        if bias is not None:
-            self._check_operand("bias", bias, (problem.bias_channels,))
-            bias = plain(bias)
-        if "weight" not in named:
-            return Operands(source, None, None, None, grad_output)
-        weight = named["weight"]
-        if not isinstance(weight, PackedWeight):
-            self._check_operand("weight", weight, problem.weight_shape)
-            return Operands(source, plain(weight), None, bias, grad_output)
+    def _checked(self, given: dict[str, Any]) -> dict[str, Array]:
+        """Return what is read, by its name in `Operands`: arrays over pixels with channels first."""
+        read: dict[str, Array] = {}
+        for each in self.problem.operands:
+            if each.over:
+                self._check_operand(each, given[each.name])
+                view = channels_first_view(plain(given[each.name]), self._channels_last)
+                if not read:
+                    self._check_memory_order(each.name, view)
+                read[each.name] = view
+        biased = any(each.name == "bias" for each in self.problem.operands)
+        if biased != (given["bias"] is not None):
+            wanted, came = ("a bias", "none") if biased else ("no bias", "one")
+            raise ShapeError(f"the plan was made for {wanted}, bias is {came}; say bias={not biased} to plan_conv")
+        for each in self.problem.operands:
+            array = given[each.name]
+            if each.over:
+                continue
+            if isinstance(array, PackedWeight):
+                self._check_packed(array)
+                read["packed_weight"] = array.buffer
+            else:
+                self._check_operand(each, array)
+                read[each.name] = plain(array)
+        return read
+
+    def _check_packed(self, weight: PackedWeight) -> None:
         refused = self._memory.refuses(weight.buffer) if self._memory.resident(weight.buffer) else ""
         if refused:
             raise LayoutError(f"packed weight {refused}")
-        packing = self._algorithm.packing(problem, self.device)
+        packing = self._algorithm.packing(self.problem, self.device)
         if (weight.algorithm, weight.packing) != (self.algorithm, packing):
             raise LayoutError(
                 f"weight was packed for {weight.algorithm} {weight.packing}; this plan wants {self.algorithm} "
                 f"{packing}: pack it with this plan's pack()"
             )
-        return Operands(source, None, weight.buffer, bias, grad_output)
 
     @property
     def _memory(self) -> Memory:
@@ -392,7 +429,8 @@ class Plan(Remembering):
             if len(set(libraries.values())) > 1:
                 raise one_library_error(libraries)
 
-    def _check_operand(self, name: str, array: Array, shape: tuple[int, ...]) -> None:
+    def _check_operand(self, operand: Operand, array: Array) -> None:
+        name = operand.name
         # NumPy's arrays go everywhere.
         if type(array) is not np.ndarray and library_of(name, array) != "numpy":
             if self._memory.library == "numpy":
@@ -403,11 +441,9 @@ class Plan(Remembering):
             if refused:
                 raise LayoutError(f"{name} {refused}")
         dtype = dtype_name(name, array)
-        if dtype != self.problem.dtype:
-            raise DtypeError(
-                f"{name} is {dtype}, wanted {self.problem.dtype}; cast it: {name}.astype({self.problem.dtype!r})"
-            )
-        check_shape(name, array, shape)
+        if dtype != operand.dtype:
+            raise DtypeError(f"{name} is {dtype}, wanted {operand.dtype}; cast it: {name}.astype({operand.dtype!r})")
+        check_shape(name, array, layout_shape(operand.shape, self._channels_last and bool(operand.over)))
 
     def _check_memory_order(self, name: str, source: Array) -> None:
         order = memory_order(source)
@@ -418,7 +454,7 @@ class Plan(Remembering):
             )
 
     def _check_out(self, out: Array, operands: dict[str, Any]) -> None:
-        self._check_operand("out", out, self.output_shape)
+        self._check_operand(self.problem.results[0], out)
         stored = {name: given.buffer if isinstance(given, PackedWeight) else given for name, given in operands.items()}
         check_out(out, stored)
 
@@ -443,16 +479,11 @@ class Plan(Remembering):
             if array is not None and overlaps(workspace, array):
                 raise LayoutError(f"workspace overlaps {name} in memory; give a workspace of its own")
 
-    def _allocate_output(self) -> Array:
-        problem, last = self.problem, self._result_lies_last
-        stored = vram.allocate(layout_shape(problem.result_shape, last), numpy_dtype(problem.dtype), self._memory)
-        return channels_first_view(stored, last)
-
-
-def _arrays(operands: Operands, out: Array | None) -> list[Array]:
-    given = (*_over_pixels(operands), operands.weight, operands.bias, out)
-    return [array for array in given if array is not None]
-
-
-def _over_pixels(operands: Operands) -> tuple[Array, Array]:
-    return operands.input, operands.grad_output
+    def _allocate_results(self, target: Array | None) -> list[Array]:
+        """Return the results' arrays, with channels first: `target`, if given, and new ones."""
+        last, found = self._result_lies_last, [] if target is None else [target]
+        for each in self.problem.results[len(found) :]:
+            dtype = _INT64 if each.dtype == "int64" else numpy_dtype(each.dtype)
+            stored = vram.allocate(layout_shape(each.shape, last), dtype, self._memory)
+            found.append(channels_first_view(stored, last))
+        return found

@@ -12,6 +12,7 @@ from stridekit.errors import DtypeError, LayoutError, ShapeError
 from stridekit.memory.arrays import DTYPES, MEMORY_ORDERS, itemsize
 from stridekit.problems.activations import Activation, ActivationArgument, parse_activation
 from stridekit.problems.geometry import ConvGeometry, conv_geometry
+from stridekit.problems.operands import Operand
 from stridekit.problems.padding import Padding
 
 PRECISIONS = ("ieee", "tf32")
@@ -127,10 +128,41 @@ class ConvProblem(Remembering):
         return itemsize(self.dtype)
 
     @cached_property
+    def operands(self) -> tuple[Operand, ...]:
+        """What is read, in the order of the direction's function."""
+        x = Operand("x", self.input_shape, self.dtype, "input")
+        weight = Operand("weight", self.weight_shape, self.dtype)
+        grad_output = Operand("grad_output", self.output_shape, self.dtype, "output")
+        factors = {"forward": (x, weight), "input_grad": (weight, grad_output), "weight_grad": (x, grad_output)}
+        bias = Operand("bias", (self.bias_channels,), self.dtype)
+        return (*factors[self.direction], *((bias,) if self.bias else ()))
+
+    @cached_property
+    def results(self) -> tuple[Operand, ...]:
+        """What is computed."""
+        shapes = {"forward": self.output_shape, "input_grad": self.input_shape, "weight_grad": self.weight_shape}
+        over = {"forward": "output", "input_grad": "input", "weight_grad": ""}
+        return (Operand("out", shapes[self.direction], self.dtype, over[self.direction]),)
+
+    @property
+    def table(self) -> str:
+        """Which of a backend's algorithms compute it: those of the direction."""
+        return self.direction
+
+    @property
+    def cuts_samples(self) -> bool:
+        """Whether samples may be computed one after the other; a weight's gradient sums over them, in one order."""
+        return self.direction != "weight_grad"
+
+    @property
+    def cuts_rows(self) -> bool:
+        """Whether rows of the output may be: reflected and circular padding read rows that a tile does not hold."""
+        return self.direction == "forward" and self.padding_mode in ("zeros", "replicate")
+
+    @property
     def result_shape(self) -> tuple[int, ...]:
         """Shape of what is computed: that of the output, the input or the weight."""
-        shapes = (self.output_shape, self.input_shape, self.weight_shape)
-        return dict(zip(DIRECTIONS, shapes, strict=True))[self.direction]
+        return self.results[0].shape
 
     @property
     def bias_channels(self) -> int:
@@ -140,32 +172,22 @@ class ConvProblem(Remembering):
     @property
     def weight_bytes(self) -> int:
         """Bytes of the weights as given, 0 where they are not read."""
-        return 0 if self.direction == "weight_grad" else math.prod(self.weight_shape) * self.itemsize
+        return sum(each.nbytes for each in self.operands if each.name == "weight")
 
     @property
     def bias_bytes(self) -> int:
         """Bytes of the bias, 0 without one."""
-        return self.bias_channels * self.itemsize if self.bias else 0
-
-    @property
-    def operand_bytes(self) -> tuple[int, ...]:
-        """Bytes of each array over pixels that is read."""
-        shapes = {
-            "forward": (self.input_shape,),
-            "input_grad": (self.output_shape,),
-            "weight_grad": (self.input_shape, self.output_shape),
-        }
-        return tuple(math.prod(shape) * self.itemsize for shape in shapes[self.direction])
+        return sum(each.nbytes for each in self.operands if each.name == "bias")
 
     @property
     def result_bytes(self) -> int:
         """Bytes of what is computed."""
-        return math.prod(self.result_shape) * self.itemsize
+        return self.results[0].nbytes
 
     @property
     def moved_bytes(self) -> int:
         """Bytes that any algorithm must move: each operand read once, the result written once."""
-        return sum(self.operand_bytes) + self.weight_bytes + self.bias_bytes + self.result_bytes
+        return sum(each.nbytes for each in (*self.operands, *self.results))
 
 
 def conv_problem(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from stridekit.arguments import as_flag, per_axis
 from stridekit.concurrency import Remembering, cached_property
@@ -11,7 +12,10 @@ from stridekit.errors import ShapeError
 from stridekit.memory.arrays import itemsize
 from stridekit.problems.conv_problem import ADDRESSABLE, LARGEST
 from stridekit.problems.geometry import AxisGeometry, ConvGeometry, conv_geometry
+from stridekit.problems.operands import Operand
 from stridekit.problems.padding import Padding, PaddingPairs, resolve_padding
+
+Sizes: TypeAlias = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,8 @@ class PoolProblem(Remembering):
         Per axis, from and to which input coordinate a pixel counts for an average's divisor.
     dtype, memory_order : str
         Of what is read; what is computed has the same.
+    indices : bool
+        Whether a maximum's places are computed too.
     """
 
     operation: str
@@ -44,6 +50,7 @@ class PoolProblem(Remembering):
     counted: PaddingPairs
     dtype: str
     memory_order: str
+    indices: bool = False
 
     @property
     def rank(self) -> int:
@@ -65,15 +72,46 @@ class PoolProblem(Remembering):
         """``(N, C, *spatial)``."""
         return (self.batch, self.channels, *self.geometry.output_size)
 
+    @cached_property
+    def operands(self) -> tuple[Operand, ...]:
+        """What is read, in the order of the direction's function; which pixel was the largest is found again."""
+        x = Operand("x", self.input_shape, self.dtype, "input")
+        grad_output = Operand("grad_output", self.output_shape, self.dtype, "output")
+        if self.direction == "forward":
+            return (x,)
+        return (x, grad_output) if self.operation == "max" else (grad_output,)
+
+    @cached_property
+    def results(self) -> tuple[Operand, ...]:
+        """What is computed; with `indices`, where each value lies too."""
+        if self.direction != "forward":
+            return (Operand("out", self.input_shape, self.dtype, "input"),)
+        out = Operand("out", self.output_shape, self.dtype, "output")
+        return (out, Operand("indices", self.output_shape, "int64", "output")) if self.indices else (out,)
+
     @property
-    def source_shape(self) -> tuple[int, ...]:
-        """Shape of what is read."""
-        return self.input_shape if self.direction == "forward" else self.output_shape
+    def table(self) -> str:
+        """Which of a backend's algorithms compute it."""
+        return "pool"
+
+    cuts_samples = True
+    cuts_rows = False
+    precision = "ieee"
 
     @property
     def result_shape(self) -> tuple[int, ...]:
         """Shape of what is computed."""
-        return self.output_shape if self.direction == "forward" else self.input_shape
+        return self.results[0].shape
+
+    @property
+    def flops(self) -> int:
+        """Operations of either direction: one for each pixel of a window."""
+        return math.prod(self.output_shape) * self.taps
+
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that any algorithm must move: each operand read once, the results written once."""
+        return sum(each.nbytes for each in (*self.operands, *self.results))
 
     @property
     def itemsize(self) -> int:
@@ -88,12 +126,13 @@ def pool_problem(
     *,
     dtype: str,
     memory_order: str,
-    kernel_size: int | tuple[int, ...],
-    stride: int | tuple[int, ...] | None,
-    padding: Padding,
-    dilation: int | tuple[int, ...],
-    ceil_mode: bool,
+    kernel_size: Sizes,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
     count_include_pad: bool = True,
+    indices: bool = False,
 ) -> PoolProblem:
     """Check a pooling's arguments, once, and state it as a `PoolProblem`; `input_shape` has its channels first.
 
@@ -132,7 +171,7 @@ def pool_problem(
         (-before, size + after) if count_include_pad else (0, size)
         for size, (before, after) in zip(sizes, pairs, strict=True)
     )
-    return PoolProblem(operation, direction, batch, channels, geometry, counted, dtype, memory_order)
+    return PoolProblem(operation, direction, batch, channels, geometry, counted, dtype, memory_order, indices)
 
 
 def _overhang(axis: AxisGeometry) -> int:

@@ -14,11 +14,12 @@ import numpy as np
 from stridekit.backends.cuda.device import GRANULARITY, CudaDevice, profile
 from stridekit.backends.cuda.runtime import Grid
 from stridekit.backends.cuda.sources import Kernel, kernels_dir
+from stridekit.memory.spaces import WholeUnits
 from tests.emulator.building import build, why_not
 from tests.emulator.machine import SCHEDULES, Module, Schedule
 
 
-class EmulatedMemory:
+class EmulatedMemory(WholeUnits):
     """Main memory, counted as CuPy's pool counts, or to the byte; beyond `capacity` bytes allocations fail."""
 
     library = "numpy"

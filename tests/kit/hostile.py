@@ -378,6 +378,7 @@ def _plan_calls(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> Iterator[tuple[s
         ),
     )  # fmt: skip
     yield "Plan.workspace_bytes", Call(plan.workspace_bytes, {})
+    yield "Plan.memory", Call(plan.memory, {})
     yield "Plan.schedule", Call(plan.schedule, {}, {"limit": "optional limit"}, {"limit": "limit|smallest that works"})
     yield "vram.estimate", Call(sk.vram.estimate, {"plan": plan}, {"plan": "array"})
     yield "vram.budget", Call(_block(sk.vram.budget), {"limit": "1 MiB"}, {"limit": "limit"})

@@ -11,12 +11,14 @@ from stridekit.backends.cpu.columns.algorithm import ColumnsGradient
 from stridekit.backends.cpu.forward.algorithm import BroadcastTile, LanewiseTile, PairedTile
 from stridekit.backends.cpu.input_gradient.algorithm import JointInputGradient
 from stridekit.backends.cpu.input_gradient.moves import HostMoves
+from stridekit.backends.cpu.pool.algorithm import pool as windows
 from stridekit.backends.cpu.products.algorithm import DenseGradient, PlaneProduct, TurnedProduct, WindowProduct
 from stridekit.backends.cpu.products.weight_gradient import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.runtime.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.runtime.processor import device as device
 from stridekit.backends.cpu.weight_gradient.algorithm import RunTile
 from stridekit.backends.gradients.weight_gradient import WeightGradient
+from stridekit.backends.pooling import Pooling
 from stridekit.concurrency import loaded, undisturbed
 from stridekit.memory import disk_cache
 from stridekit.memory.spaces import HOST, Memory
@@ -31,6 +33,7 @@ ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
         *(DenseGradient(algorithm, _MOVES) for algorithm in (TurnedProduct(), PlaneProduct())),
     ),
     "weight_grad": (WeightGradient(LanewiseTile()), RunTile(), WindowGradient(), PlaneGradient()),
+    "pool": (Pooling(windows),),
 }
 
 

@@ -16,6 +16,7 @@ from stridekit.backends.cuda.sources import Kernel
 from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError
 from stridekit.memory.arrays import Array
+from stridekit.memory.spaces import WholeUnits
 
 _OPT_IN_SHARED = 48 * 1024
 """Bytes of dynamic shared memory that a kernel gets without asking."""
@@ -27,7 +28,7 @@ _SLOWEST_MEMORY = 10**10
 """Bytes per second, for devices that do not say how fast their memory is."""
 
 
-class CupyMemory:
+class CupyMemory(WholeUnits):
     """The memory of one device, in CuPy's current pool."""
 
     library = "cupy"

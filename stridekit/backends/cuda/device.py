@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 
 from stridekit.arguments import shown
 from stridekit.errors import BackendUnavailableError
+from stridekit.memory.spaces import WholeUnits
 
 GRANULARITY = 512
 """Bytes: CuPy's pool allocates whole multiples (``ALLOCATION_UNIT_SIZE`` in cupy/cuda/memory.pyx)."""
@@ -28,7 +29,7 @@ _RATES = {
 
 
 @dataclass(frozen=True)
-class CudaDevice:
+class CudaDevice(WholeUnits):
     """One device, or a known model of one.
 
     Attributes

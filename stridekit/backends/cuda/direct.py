@@ -70,7 +70,7 @@ class Direct:
 
     def run(self, problem: ConvProblem, device: CudaDevice, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`."""
-        weight, x = operands.weight, operands.input
+        weight, x = operands.weight, operands.x
         filled = fresh(_prepared(problem))
         p = filled[0]
         p["x"], p["x_step"] = address(x), steps_of(x)

@@ -127,14 +127,14 @@ class _ImplicitGemm:
             samples = slice(first, min(first + most, problem.batch))
             whole = samples == slice(0, problem.batch)
             part = problem if whole else replace(problem, batch=samples.stop - first)
-            x, y = (operands.input, out) if whole else (operands.input[samples], out[samples])
-            self._run_part(part, device, tile, Operands(x, None, packed, operands.bias), parts, y)
+            x, y = (operands.x, out) if whole else (operands.x[samples], out[samples])
+            self._run_part(part, device, tile, Operands(x=x, packed_weight=packed, bias=operands.bias), parts, y)
 
     def _run_part(
         self, problem: ConvProblem, device: CudaDevice, tile: Tile, operands: Operands, parts: dict[str, Array],
         out: Array,
     ) -> None:  # fmt: skip
-        inner, x = reduction(problem, device), operands.input
+        inner, x = reduction(problem, device), operands.x
         filled = fresh(_prepared(problem, device))
         p = filled[0]
         p["packed"] = address(operands.packed_weight)

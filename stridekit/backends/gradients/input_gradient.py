@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from stridekit.backends import Algorithm, Operands
-from stridekit.memory.arrays import Array, itemsize, layout_shape, numpy_dtype
+from stridekit.memory.arrays import Array, itemsize, numpy_dtype, over_pixels
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry, ConvGeometry
@@ -185,13 +185,14 @@ class InputGradient:
         if _staged(problem):
             if packed is not None:
                 weight, packed = packed.view(grad_output.dtype).reshape(problem.weight_shape), None
-            target = over_pixels(parts["padded"], dense, dense.input_shape)
+            target = over_pixels(parts["padded"].view(numpy_dtype(dense.dtype)), dense.input_shape, dense.memory_order)
         if "wide_weight" in parts:
             wide = numpy_dtype(dense.dtype)
             weight = self._converted(device, weight, parts["wide_weight"].view(wide).reshape(weight.shape))
-            room = over_pixels(parts["wide_grad_output"], dense, dense.output_shape)
+            room = over_pixels(parts["wide_grad_output"].view(wide), dense.output_shape, dense.memory_order)
             grad_output = self._converted(device, grad_output, room)
-        self._correlate(dense, device, Operands(None, weight, packed, operands.bias, grad_output), parts, target)
+        read = Operands(weight=weight, packed_weight=packed, bias=operands.bias, grad_output=grad_output)
+        self._correlate(dense, device, read, parts, target)
         if _staged(problem):
             self._moves.fold(problem, device, target, out)
 
@@ -284,13 +285,6 @@ def _staged(problem: ConvProblem) -> bool:
 
 def _slices(spatial: tuple[slice, ...]) -> tuple[slice, ...]:
     return (slice(None), slice(None), *spatial)
-
-
-def over_pixels(room: Array, problem: ConvProblem, shape: tuple[int, ...]) -> Array:
-    """View flat bytes as ``(N, C, *spatial)`` in the problem's type and memory order."""
-    last = problem.memory_order == "channels_last"
-    stored = room.view(numpy_dtype(problem.dtype)).reshape(layout_shape(shape, last))
-    return stored.transpose(0, stored.ndim - 1, *range(1, stored.ndim - 1)) if last else stored
 
 
 def _turned(problem: ConvProblem, weight: Array) -> Array:

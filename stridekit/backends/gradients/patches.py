@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from stridekit.backends import Algorithm, Operands
-from stridekit.backends.gradients.input_gradient import Moves, over_pixels
-from stridekit.memory.arrays import Array
+from stridekit.backends.gradients.input_gradient import Moves
+from stridekit.memory.arrays import Array, numpy_dtype, over_pixels
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import ConvGeometry
@@ -81,7 +81,7 @@ class PatchGradient:
             bias = parts["bias"].view(operands.bias.dtype)
             of_taps = bias.reshape(1, problem.in_channels, problem.taps)
             self._moves.convert(device, np.broadcast_to(operands.bias[None, :, None], of_taps.shape), of_taps)
-        staged = over_pixels(parts["staged"], merged, merged.output_shape)
+        staged = over_pixels(parts["staged"].view(numpy_dtype(merged.dtype)), merged.output_shape, merged.memory_order)
         reads = (slice(None), slice(None), *(phase_classes(axis)[0].first.outputs for axis in problem.geometry.axes))
         grad_output = operands.grad_output[reads]
         self._forward.run(merged, device, Operands(grad_output, weight, packed, bias), parts["merged"], staged)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from stridekit.backends import Algorithm, Operands
+from stridekit.backends import Algorithm, NothingToPack, Operands
 from stridekit.memory.arrays import Array
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry, ConvGeometry
@@ -45,7 +45,7 @@ def _group_views(part: ConvProblem, x: Array, grad_output: Array, result: Array)
     return x.swapaxes(0, 1), grad_output.swapaxes(0, 1), result.swapaxes(0, 1)
 
 
-class WeightGradient:
+class WeightGradient(NothingToPack):
     """The weight's gradient, group by group, by one forward algorithm; samples are summed in a fixed order."""
 
     def __init__(self, forward: Algorithm) -> None:
@@ -65,17 +65,6 @@ class WeightGradient:
         detail, problems = self._forward.detail(group_problem(problem), device), _problems(problem)
         return (f"{problems} problems, one for each group; " if problems > 1 else "") + detail
 
-    def packing(self, problem: ConvProblem, device: Any) -> tuple[object, ...]:
-        """Return what no packed weights have: there are none to pack."""
-        return ("none",)
-
-    def packed_bytes(self, problem: ConvProblem, device: Any) -> int:
-        """Return 0."""
-        return 0
-
-    def pack(self, problem: ConvProblem, device: Any, weight: Array, packed: Array) -> None:
-        """Do nothing."""
-
     def workspace(self, problem: ConvProblem, device: Any, *, packed: bool) -> int:
         """Return the bytes of one group's workspace."""
         return self._forward.workspace(group_problem(problem), device, packed=False)
@@ -86,9 +75,9 @@ class WeightGradient:
         channels, filters = problem.in_channels // problems, problem.out_channels // problems
         for group in range(problems):
             reads, writes = (slice(group * each, (group + 1) * each) for each in (channels, filters))
-            x, grad_output, result = operands.input[:, reads], operands.grad_output[:, writes], out[writes]
+            x, grad_output, result = operands.x[:, reads], operands.grad_output[:, writes], out[writes]
             x, grad_output, result = _group_views(part, x, grad_output, result)
-            self._forward.run(part, device, Operands(x, grad_output, None, None), workspace, result)
+            self._forward.run(part, device, Operands(x=x, weight=grad_output), workspace, result)
 
 
 def _problems(problem: ConvProblem) -> int:

@@ -7,13 +7,16 @@ from typing import Any
 import numpy as np
 
 from stridekit.backends import Algorithm
+from stridekit.backends.pooling import Pooling
 from stridekit.backends.reference.conv import ReferenceDevice, ScatteredTaps, SlidingTaps, SummedTaps
+from stridekit.backends.reference.pool import pool as windows
 from stridekit.memory.spaces import HOST, Memory
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {
     "forward": (SlidingTaps(),),
     "input_grad": (ScatteredTaps(),),
     "weight_grad": (SummedTaps(),),
+    "pool": (Pooling(windows),),
 }
 
 

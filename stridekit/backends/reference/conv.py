@@ -20,7 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from stridekit.backends import Operands
+from stridekit.backends import NothingToPack, Operands
+from stridekit.memory.spaces import WholeUnits
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.activations import apply_activation
 from stridekit.problems.conv_problem import ConvProblem
@@ -30,11 +31,10 @@ _FLOAT64 = np.dtype(np.float64)
 
 
 @dataclass(frozen=True)
-class ReferenceDevice:
+class ReferenceDevice(WholeUnits):
     """NumPy on one thread."""
 
     name: str = "reference"
-    granularity = 1
     description: str = "NumPy in float64, one thread"
 
     def frugal(self) -> ReferenceDevice:
@@ -92,7 +92,7 @@ class SlidingTaps:
         product = parts["product"].reshape(total.shape)
         with np.errstate(all="ignore"):
             for n in range(problem.batch):
-                pad_sample(problem, operands.input[n], padded)
+                pad_sample(problem, operands.x[n], padded)
                 correlate(problem, padded, weight, total, product)
                 out[n] = _finished(problem, operands, total)
 
@@ -233,22 +233,11 @@ class ScatteredTaps:
         return WorkspaceLayout(tuple((name, count * _FLOAT64.itemsize) for name, count in regions))
 
 
-class SummedTaps:
+class SummedTaps(NothingToPack):
     """The weight's gradient: tap by tap the sum over samples and pixels."""
 
     name = "summed_taps"
     supports, cost, detail = SlidingTaps.supports, SlidingTaps.cost, SlidingTaps.detail
-
-    def packing(self, problem: ConvProblem, device: ReferenceDevice) -> tuple[object, ...]:
-        """Return what no packed weights have: there are none to pack."""
-        return ("none",)
-
-    def packed_bytes(self, problem: ConvProblem, device: ReferenceDevice) -> int:
-        """Return 0."""
-        return 0
-
-    def pack(self, problem: ConvProblem, device: ReferenceDevice, weight: np.ndarray, packed: np.ndarray) -> None:
-        """Do nothing."""
 
     def workspace(self, problem: ConvProblem, device: ReferenceDevice, *, packed: bool) -> int:
         """Return the bytes of one padded sample, one output, the sums and one tap's product, in float64."""
@@ -273,7 +262,7 @@ class SummedTaps:
         pixels = "dhw"[: problem.rank]
         with np.errstate(all="ignore"):
             for n in range(problem.batch):
-                pad_sample(problem, operands.input[n], padded)
+                pad_sample(problem, operands.x[n], padded)
                 grad[...] = operands.grad_output[n]
                 for reads, writes, factor, window in _windows(problem):
                     np.einsum(f"k{pixels},c{pixels}->kc", grad[writes], padded[(reads, *window)], out=product)

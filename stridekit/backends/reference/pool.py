@@ -38,7 +38,7 @@ def pool(
     indices: np.ndarray | None,
     target: np.ndarray | None,
 ) -> None:
-    """Compute `problem`, as `stridekit.planning.pool_plan.Pooling` says."""
+    """Compute `problem`, as `stridekit.backends.pooling.Windows` says."""
     with np.errstate(all="ignore"):
         for n, block in itertools.product(range(problem.batch), blocks(problem.result_shape[1:])):
             numbers = None if indices is None else indices[n]

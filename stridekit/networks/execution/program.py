@@ -15,7 +15,7 @@ from stridekit.concurrency import apart, cached_property
 from stridekit.errors import DtypeError, ShapeError, VramBudgetError
 from stridekit.memory.arrays import Array, channels_first_view, layout_view
 from stridekit.memory.spaces import Memory
-from stridekit.memory.workspace import ALIGNMENT, align
+from stridekit.memory.workspace import ALIGNMENT
 from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
@@ -93,23 +93,24 @@ class Program:
 
     def vram(self, slots: int) -> NetworkVram:
         """Predict the memory, for an optimizer that keeps `slots` arrays for each parameter."""
-        unit, element = self.context.device.granularity, self.context.element
-        found, arena = self.schedule, self.arena
+        element, found = self.context.element, self.schedule
+        arena = self.context.device.rounded(self.arena.nbytes)
 
         output = self._rounded((found.values[name].shape for name in found.outputs), element)
         optimizer = slots * self._rounded(self.updated.values(), self.context.accumulator)
-        allocated = align(arena.nbytes, unit) + output + optimizer
+        allocated = arena + output + optimizer
         parameters = self._rounded(
             (*self.network.parameter_shapes.values(), *self.network.buffer_shapes.values()), element
         )
         given = self._rounded((found.values[layer.name].shape for layer in self.network.inputs), element)
-        at = max(range(len(arena.live)), key=arena.live.__getitem__, default=0)
+        live = self.arena.live
+        at = max(range(len(live)), key=live.__getitem__, default=0)
         return NetworkVram(
             parameters=parameters,
             input=given,
             output=output,
             optimizer=optimizer,
-            arena=align(arena.nbytes, unit),
+            arena=arena,
             allocated=allocated,
             peak=allocated + parameters + given,
             at=found.steps[at].name,
@@ -118,7 +119,7 @@ class Program:
 
     def _rounded(self, shapes: Iterable[tuple[int, ...]], dtype: np.dtype[Any]) -> int:
         """Return what arrays of these shapes take in whole units of the memory."""
-        return sum(align(math.prod(shape) * dtype.itemsize, self.context.device.granularity) for shape in shapes)
+        return sum(self.context.device.rounded(math.prod(shape) * dtype.itemsize) for shape in shapes)
 
     def _alive(self, at: int) -> dict[str, int]:
         """Return what lies in the arena at a step, by role."""

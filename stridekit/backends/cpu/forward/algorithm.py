@@ -109,7 +109,7 @@ class TileAlgorithm:
         self, problem: ConvProblem, device: CpuDevice, operands: Operands, workspace: np.ndarray, out: np.ndarray
     ) -> None:
         """Compute `problem` into `out`."""
-        x, weight, packed = operands.input, operands.weight, operands.packed_weight
+        x, weight, packed = operands.x, operands.weight, operands.packed_weight
         strides = None if packed is not None else weight.strides
         job = _alone(self, problem, device, strides_of(x), strides, strides_of(out))
         execute(job, problem.dtype, workspace, x, weight, packed, operands.bias, out)

@@ -8,8 +8,8 @@ import numpy as np
 
 from stridekit.backends.cpu.pool.blocking import Piece, cut, pieces, sizes, three
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.backends.reference import pool as reference_pool
 from stridekit.backends.reference.conv import ReferenceDevice
+from stridekit.backends.reference.pool import pool as reference_pool
 from stridekit.problems.pool_problem import PoolProblem
 
 _TASKS_PER_THREAD = 4
@@ -24,9 +24,9 @@ def pool(
     indices: np.ndarray | None,
     target: np.ndarray | None,
 ) -> None:
-    """Compute `problem`, as `stridekit.planning.pool_plan.Pooling` says."""
+    """Compute `problem`, as `stridekit.backends.pooling.Windows` says."""
     if problem.dtype == "float16" and not device.half:
-        reference_pool.pool(problem, ReferenceDevice(), source, indices, target)
+        reference_pool(problem, ReferenceDevice(), source, indices, target)
         return
     from stridekit.backends.cpu.pool.loop_nest import pooling
     from stridekit.backends.cpu.runtime.thread_pool import run

@@ -231,8 +231,8 @@ class MatrixProduct:
             weight = self._stored(problem, flat)
         strides = grouped_strides(problem, weight.strides)
         apart = None if bias is None else bias.strides[0]
-        job = prepare(self, problem, device, strides_of(operands.input), strides, strides_of(out), apart)
-        self.execute(problem, job, operands.input, weight, bias, workspace, out, operands)
+        job = prepare(self, problem, device, strides_of(operands.x), strides, strides_of(out), apart)
+        self.execute(problem, job, operands.x, weight, bias, workspace, out, operands)
 
     def _stored(self, problem: ConvProblem, flat: np.ndarray) -> np.ndarray:
         """View packed weights as ``(K, C / groups, *kernel)``."""

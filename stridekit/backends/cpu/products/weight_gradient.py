@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from stridekit.backends import Operands
+from stridekit.backends import NothingToPack, Operands
 from stridekit.backends.cpu.forward.algorithm import grouped_strides
 from stridekit.backends.cpu.forward.launch import WEIGHT, X, strides_of
 from stridekit.backends.cpu.products.algorithm import (
@@ -31,25 +31,14 @@ _BEGINNING = 6
 """What it takes to begin and to store a vector of the result, in vectors of products."""
 
 
-class _WeightProduct(MatrixProduct):
+class _WeightProduct(NothingToPack, MatrixProduct):
     """What both share: no weights are read; the output's gradient takes their place among the arrays."""
-
-    def packing(self, problem: ConvProblem, device: CpuDevice) -> tuple[object, ...]:
-        """Return what no packed weights have: there are none to pack."""
-        return ("none",)
-
-    def packed_bytes(self, problem: ConvProblem, device: CpuDevice) -> int:
-        """Return 0."""
-        return 0
-
-    def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
-        """Do nothing."""
 
     def run(
         self, problem: ConvProblem, device: CpuDevice, operands: Operands, workspace: np.ndarray, out: np.ndarray
     ) -> None:
         """Compute `problem` into `out`."""
-        x, grad_output = operands.input, operands.grad_output
+        x, grad_output = operands.x, operands.grad_output
         strides = grouped_strides(problem, out.strides)
         job = prepare(self, problem, device, strides_of(x), strides_of(grad_output), strides, None)
         self.execute(problem, job, x, grad_output, None, workspace, out, operands)

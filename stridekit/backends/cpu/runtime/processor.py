@@ -10,6 +10,7 @@ from pathlib import Path
 
 from stridekit.backends.cpu.runtime.thread_count import get_num_threads
 from stridekit.errors import ShapeError
+from stridekit.memory.spaces import WholeUnits
 
 DEFAULT_L2_BYTES = 512 * 1024
 
@@ -18,7 +19,7 @@ _TILES = {16: {1: 12, 2: 6}, 32: {1: 14, 2: 13, 3: 8, 4: 6}}
 
 
 @dataclass(frozen=True)
-class CpuDevice:
+class CpuDevice(WholeUnits):
     """A processor, as far as the choice of algorithm, tile and block depends on it.
 
     Attributes
@@ -49,8 +50,6 @@ class CpuDevice:
     fma: bool
     half: bool
     l2_bytes: int
-
-    granularity = 1
 
     @property
     def description(self) -> str:

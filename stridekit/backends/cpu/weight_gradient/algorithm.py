@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stridekit.backends import Operands
+from stridekit.backends import NothingToPack, Operands
 from stridekit.backends.cpu.forward.algorithm import VECTORS_PER_SECOND, no_half, turned_elements
 from stridekit.backends.cpu.forward.launch import strides_of
 from stridekit.backends.cpu.runtime.processor import CpuDevice
@@ -21,7 +21,7 @@ _BLOCK, _STORING, _LAYING = 3, 30, 6
 in vectors of products."""
 
 
-class RunTile:
+class RunTile(NothingToPack):
     """Filters are lanes, channels and taps are pixels, rows of output pixels are summed in runs: every problem."""
 
     name = "run_tile"
@@ -43,17 +43,6 @@ class RunTile:
         r = reduction(problem, device)
         return f"{r.tile_vectors} vectors of {r.lanes} filters, {r.chains} sums added up"
 
-    def packing(self, problem: ConvProblem, device: CpuDevice) -> tuple[object, ...]:
-        """Return what no packed weights have: there are none to pack."""
-        return ("none",)
-
-    def packed_bytes(self, problem: ConvProblem, device: CpuDevice) -> int:
-        """Return 0."""
-        return 0
-
-    def pack(self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray) -> None:
-        """Do nothing."""
-
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of the chains' sums, of task counters and of each thread's scratch."""
         return _prepare(problem, device).layout.nbytes
@@ -67,7 +56,7 @@ class RunTile:
 
         job = _prepare(problem, device)
         r, offsets, base = job.reduction, job.layout.offsets, workspace.ctypes.data
-        x, grad_output = operands.input, operands.grad_output
+        x, grad_output = operands.x, operands.grad_output
         counters = base + offsets["counters"]
         workspace[offsets["counters"] :][: 2 * _WORD_BYTES] = 0
         call = Accumulation(

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, ClassVar
-
-import numpy as np
+from typing import ClassVar
 
 from stridekit.concurrency import cached_property
-from stridekit.memory.arrays import Array, channels_first_view
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, carve, carved_bytes
-from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool, Shape
-from stridekit.planning.pool_plan import pooling_of
+from stridekit.memory.arrays import LAYOUTS
+from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool
+from stridekit.planning.dispatch import choose_plan
+from stridekit.planning.plan import Plan
 from stridekit.problems.pool_problem import PoolProblem, pool_problem
-
-_INT64: np.dtype[Any] = np.dtype(np.int64)
 
 
 class PoolKernel(Kernel):
@@ -41,41 +38,43 @@ class PoolKernel(Kernel):
         found: PoolProblem = operation.problem(self.inputs[0], self.context.dtype, "channels_last", "forward")
         return found
 
+    @cached_property
+    def plan(self) -> Plan:
+        """How the output is computed."""
+        return self._plan(self.problem)
+
+    @cached_property
+    def input_plan(self) -> Plan:
+        """How the input's gradient is computed."""
+        return self._plan(replace(self.problem, direction="input_grad"))
+
+    @property
+    def forward_workspace(self) -> int:
+        """The plan's."""
+        return self.plan.workspace_bytes()
+
+    @property
+    def backward_workspace(self) -> int:
+        """The plan's: a maximum's gradient finds its pixels again, whose indices take more than the pixels."""
+        return self.input_plan.workspace_bytes() if self.wanted[0] else 0
+
     def forward(self, pass_: Forward) -> None:
         """Pool."""
-        self._pool(self.problem, pass_.inputs[0], None, pass_.output)
+        self.plan.execute(pass_.inputs[0], out=pass_.output, workspace=pass_.workspace)
 
     def backward(self, pass_: Backward) -> None:
         """Spread the gradient evenly."""
         if pass_.grad_inputs[0] is not None:
-            problem = replace(self.problem, direction="input_grad")
-            self._pool(problem, pass_.grad_output, None, pass_.grad_inputs[0])
+            read = (pass_.inputs[0], pass_.grad_output) if self.saves_inputs else (pass_.grad_output,)
+            self.input_plan.execute(*read, out=pass_.grad_inputs[0], workspace=pass_.workspace)
 
-    def _pool(self, problem: PoolProblem, source: Array, indices: Array | None, target: Array | None) -> None:
-        if problem.batch:
-            context = self.context
-            views = (None if array is None else channels_first_view(array, True) for array in (source, indices, target))
-            pooling_of(context.backend).pool(problem, context.device, *views)
+    def _plan(self, problem: PoolProblem) -> Plan:
+        context = self.context
+        layout = LAYOUTS[problem.rank][1]
+        return choose_plan(problem, layout, context.backend, "as the network", context.device)
 
 
 class MaxPoolKernel(PoolKernel):
-    """A max-pooling; which pixel was the largest is found again for the gradient: indices take more than the pixels."""
+    """A max-pooling: its gradient reads the input."""
 
     saves_inputs: ClassVar[bool] = True
-
-    @property
-    def _region(self) -> tuple[Shape, np.dtype[Any]]:
-        return (self.output[0], *self.output[2:], self.output[1]), _INT64
-
-    @property
-    def backward_workspace(self) -> int:
-        """The indices."""
-        return carved_bytes(self._region) if self.wanted[0] else 0
-
-    def backward(self, pass_: Backward) -> None:
-        """Send each gradient to the pixel that was taken."""
-        if pass_.grad_inputs[0] is not None:
-            indices, _ = carve(pass_.workspace, self._region)
-            self._pool(self.problem, pass_.inputs[0], indices, None)
-            problem = replace(self.problem, direction="input_grad")
-            self._pool(problem, pass_.grad_output, indices, pass_.grad_inputs[0])
