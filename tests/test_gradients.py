@@ -414,8 +414,8 @@ BAD: dict[str, tuple[Call, type[Exception], str]] = {
     "grad_output without a batch": (
         lambda x, w, g: sk.conv_input_grad(SHAPE, w, g[0]), sk.ShapeError, "grad_output 3;",
     ),
-    "input of another rank": (
-        lambda x, w, g: sk.conv_weight_grad(x[0], WEIGHT, g), sk.ShapeError, "input has 3 axes, weight_shape 4 and",
+    "x of another rank": (
+        lambda x, w, g: sk.conv_weight_grad(x[0], WEIGHT, g), sk.ShapeError, "x has 3 axes, weight_shape 4 and",
     ),
     "dtypes disagree": (
         lambda x, w, g: sk.conv_input_grad(SHAPE, w, g.astype(np.float64)), sk.DtypeError, "float64",
@@ -504,6 +504,17 @@ def test_every_backend_raises_the_same_class_for_bad_arguments(backend: str, wha
     assert usage.peak == 0
 
 
+def test_input_names_x_of_the_weight_gradient_too() -> None:
+    x, grad = np.ones(SHAPE, np.float32), np.ones((1, 4, 4, 4), np.float32)
+    wanted = sk.conv_weight_grad(x=x, weight_shape=WEIGHT, grad_output=grad)
+    old: Any = sk.conv_weight_grad
+    assert (old(input=x, weight_shape=WEIGHT, grad_output=grad) == wanted).all()
+    with pytest.raises(TypeError, match="multiple values for argument 'x'"):
+        old(x, WEIGHT, grad, input=x)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'input'"):
+        old(x=x, weight_shape=WEIGHT, grad_output=grad, input=x)
+
+
 class CupyArray:
     """An array of CuPy's, as far as arguments are checked."""
 
@@ -521,7 +532,7 @@ def test_numpy_and_cupy_do_not_mix() -> None:
     grad: Any = CupyArray()
     with pytest.raises(sk.BackendUnavailableError, match="weight is numpy's, grad_output is cupy's; nothing is copied"):
         sk.conv_input_grad(SHAPE, weight, grad)
-    with pytest.raises(sk.BackendUnavailableError, match="input is numpy's, grad_output is cupy's; nothing is copied"):
+    with pytest.raises(sk.BackendUnavailableError, match="x is numpy's, grad_output is cupy's; nothing is copied"):
         sk.conv_weight_grad(x, WEIGHT, grad)
 
 

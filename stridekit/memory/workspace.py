@@ -12,6 +12,8 @@ from stridekit.concurrency import cached_property
 ALIGNMENT = 64
 """Bytes: a cache line, and the width of the widest vector."""
 
+_UINT8 = np.dtype(np.uint8)
+
 
 def align(nbytes: int, unit: int = ALIGNMENT) -> int:
     """Round a number of bytes up to whole units: cache lines, or what a memory deals out."""
@@ -38,6 +40,6 @@ class WorkspaceLayout:
             offset += align(nbytes)
         return offsets
 
-    def carve(self, buffer: np.ndarray, dtypes: dict[str, np.dtype[Any]]) -> dict[str, np.ndarray]:
-        """Cut `buffer` (uint8, `nbytes` long, on a cache line) into flat arrays of the dtypes given by name."""
-        return {name: buffer[self.offsets[name] :][:nbytes].view(dtypes[name]) for name, nbytes in self.regions}
+    def cut(self, workspace: Any, dtype: np.dtype[Any] = _UINT8) -> dict[str, Any]:
+        """Cut `workspace` (uint8, `nbytes` long or more, on a cache line) into flat arrays of `dtype`, by name."""
+        return {name: workspace[self.offsets[name] :][:nbytes].view(dtype) for name, nbytes in self.regions}

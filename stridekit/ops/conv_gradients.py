@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
+from typing import ParamSpec
 
 from stridekit.arguments import as_shape
 from stridekit.backends import load_backend
@@ -23,6 +25,8 @@ from stridekit.memory.arrays import (
 from stridekit.planning.dispatch import choose_backend, choose_plan
 from stridekit.problems.conv_problem import conv_problem
 from stridekit.problems.padding import Padding
+
+P = ParamSpec("P")
 
 
 def conv_input_grad(
@@ -82,8 +86,21 @@ def conv_input_grad(
     )  # fmt: skip
 
 
+def _also_input(function: Callable[P, Array]) -> Callable[P, Array]:
+    """Let ``input=`` name `x` too."""
+
+    @functools.wraps(function)
+    def called(*arguments: P.args, **options: P.kwargs) -> Array:
+        if "input" in options and "x" not in options:
+            options["x"] = options.pop("input")
+        return function(*arguments, **options)
+
+    return called
+
+
+@_also_input
 def conv_weight_grad(
-    input: Array,
+    x: Array,
     weight_shape: Sequence[int],
     grad_output: Array,
     *,
@@ -103,11 +120,12 @@ def conv_weight_grad(
 
     Parameters
     ----------
-    input : array, shape (N, C, \\*spatial), or (N, \\*spatial, C) with a channels-last `layout`
+    x : array, shape (N, C, \\*spatial), or (N, \\*spatial, C) with a channels-last `layout`
+        The convolution's input; ``input=`` names it too.
     weight_shape : sequence of int
         ``(K, C / groups, *kernel)``.
     grad_output : array, shape (N, K, \\*output)
-        Or ``(N, *output, K)``; of the input's dtype, in any memory order.
+        Or ``(N, *output, K)``; of x's dtype, in any memory order.
     stride, padding, dilation, groups, padding_mode, layout, precision, out, backend
         As for `conv_input_grad`.
 
@@ -127,7 +145,7 @@ def conv_weight_grad(
     """
     shape = as_shape("weight_shape", weight_shape)
     return _gradient(
-        "weight_grad", shape_of("input", input), shape, {"input": input, "grad_output": grad_output},
+        "weight_grad", shape_of("x", x), shape, {"x": x, "grad_output": grad_output},
         stride, padding, dilation, groups, padding_mode, layout, precision, out, backend,
     )  # fmt: skip
 
@@ -151,14 +169,14 @@ def _gradient(
     grad_output = operands["grad_output"]
     rank = len(weight_shape) - 2
     if rank not in (1, 2, 3) or not len(input_shape) == grad_output.ndim == rank + 2:
-        input_name, weight_name = ("input_shape", "weight") if "weight" in operands else ("input", "weight_shape")
+        input_name, weight_name = ("input_shape", "weight") if "weight" in operands else ("x", "weight_shape")
         raise ShapeError(
             f"{input_name} has {len(input_shape)} axes, {weight_name} {len(weight_shape)} and grad_output "
             f"{grad_output.ndim}; wanted 3, 4 or 5, the same of each: batch and channels, then 1 to 3 spatial axes"
         )
     last = channels_last_layout(layout, rank)
     # The first operand over pixels says how the result, or the input, lies.
-    followed = plain(operands.get("input", grad_output))
+    followed = plain(operands.get("x", grad_output))
     problem = conv_problem(
         channels_first_shape(input_shape, last),
         weight_shape,

@@ -315,7 +315,7 @@ def _calls() -> Iterator[tuple[str, Call]]:
     x, w, y = (np.ones(shape, np.float32) for shape in ((1, 2, 6, 6), (4, 2, 3, 3), (1, 4, 4, 4)))
     half = np.ones((1, 2, 3, 3), np.float32)
     yield "conv_input_grad", Call(sk.conv_input_grad, {"input_shape": x.shape, "weight": w, "grad_output": y, **on})
-    yield "conv_weight_grad", Call(sk.conv_weight_grad, {"input": x, "weight_shape": w.shape, "grad_output": y, **on})
+    yield "conv_weight_grad", Call(sk.conv_weight_grad, {"x": x, "weight_shape": w.shape, "grad_output": y, **on})
     pool: dict[str, Any] = {"grad_output": half, "kernel_size": 2, **on}
     yield "max_pool_grad", Call(sk.max_pool_grad, {"x": x, **pool}, {"stride": "optional sizes"})
     yield "avg_pool_grad", Call(sk.avg_pool_grad, {"input_shape": x.shape, **pool}, {"stride": "optional sizes"})

@@ -114,7 +114,7 @@ class _ImplicitGemm:
     def run(self, problem: ConvProblem, device: CudaDevice, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`, in parts of fewer than 2**31 output pixels."""
         layout = _layout(problem, device, packed=operands.packed_weight is not None)
-        parts = {name: workspace[layout.offsets[name] :][:nbytes] for name, nbytes in layout.regions}
+        parts = layout.cut(workspace)
         packed = operands.packed_weight
         if packed is None:
             packed = parts["packed"]

@@ -178,7 +178,7 @@ class InputGradient:
     def run(self, problem: ConvProblem, device: Any, operands: Operands, workspace: Array, out: Array) -> None:
         """Compute `problem` into `out`."""
         layout = self._layout(problem, device, operands.packed_weight is not None)
-        parts = {name: workspace[layout.offsets[name] :][:nbytes] for name, nbytes in layout.regions}
+        parts = layout.cut(workspace)
         dense = padded_problem(problem)
         weight, packed, grad_output = operands.weight, operands.packed_weight, operands.grad_output
         target = out

@@ -70,7 +70,7 @@ class PatchGradient:
         """Compute `problem` into `out`."""
         merged, packed = _merged(problem), operands.packed_weight
         layout = self._layout(problem, device, packed is not None)
-        parts = {name: workspace[layout.offsets[name] :][:nbytes] for name, nbytes in layout.regions}
+        parts = layout.cut(workspace)
         weight = None
         if packed is None:
             weight = parts["weight"].view(operands.weight.dtype).reshape(problem.weight_shape)

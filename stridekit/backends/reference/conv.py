@@ -85,7 +85,7 @@ class SlidingTaps:
     ) -> None:
         """Compute `problem` into `out`."""
         layout = self._layout(problem, operands.packed_weight is not None)
-        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
+        parts = layout.cut(workspace, _FLOAT64)
         weight = _wide_weight(problem, operands, parts)
         padded = parts["padded"].reshape(problem.in_channels, *(a.padded_size for a in problem.geometry.axes))
         total = parts["total"].reshape(problem.out_channels, *problem.geometry.output_size)
@@ -204,7 +204,7 @@ class ScatteredTaps:
     ) -> None:
         """Compute `problem` into `out`."""
         layout = self._layout(problem, operands.packed_weight is not None)
-        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
+        parts = layout.cut(workspace, _FLOAT64)
         weight = _wide_weight(problem, operands, parts)
         padded = parts["padded"].reshape(problem.in_channels, *_room(problem))
         grad = parts["grad"].reshape(problem.out_channels, *problem.geometry.output_size)
@@ -253,7 +253,7 @@ class SummedTaps(NothingToPack):
     ) -> None:
         """Compute `problem` into `out`."""
         layout = self._layout(problem)
-        parts = layout.carve(workspace, dict.fromkeys((name for name, _ in layout.regions), _FLOAT64))
+        parts = layout.cut(workspace, _FLOAT64)
         padded = parts["padded"].reshape(problem.in_channels, *(a.padded_size for a in problem.geometry.axes))
         grad = parts["grad"].reshape(problem.out_channels, *problem.geometry.output_size)
         total = parts["total"].reshape(problem.weight_shape)

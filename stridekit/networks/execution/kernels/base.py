@@ -10,13 +10,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array, numpy_dtype
-from stridekit.memory.workspace import align
+from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.networks.operations import Shape
 
 Saved: TypeAlias = tuple[Shape, "np.dtype[Any]"]
@@ -168,48 +169,47 @@ class Kernel:
         """Rows of a block."""
         return max(1, min(self.rows, self.context.block // self.channels))
 
+    @property
+    def _block(self) -> Saved:
+        return (self.block_rows, self.channels), self.context.accumulator
+
     def block_bytes(self, count: int) -> int:
         """Bytes of `count` blocks in the accumulator's type."""
-        return count * align(self.block_rows * self.channels * self.context.accumulator.itemsize)
+        return carved_bytes(*(self._block,) * count)
 
     def blocks(self, workspace: Array, count: int, *arrays: Array) -> Iterator[tuple[Array, ...]]:
         """Yield block after block of arrays of rows, each with `count` blocks of workspace for it."""
-        rows, channels = self.block_rows, self.channels
-        step = self.block_bytes(1)
-        scratch = [
-            workspace[number * step :][: rows * channels * self.context.accumulator.itemsize]
-            .view(self.context.accumulator)
-            .reshape(rows, channels)
-            for number in range(count)
-        ]
-        flat = [array.reshape(-1, channels) for array in arrays]
-        for start in range(0, self.rows, rows):
-            stop = min(start + rows, self.rows)
+        *scratch, _ = carve(workspace, *(self._block,) * count)
+        flat = [array.reshape(-1, self.channels) for array in arrays]
+        for start in range(0, self.rows, self.block_rows):
+            stop = min(start + self.block_rows, self.rows)
             yield (*(array[start:stop] for array in flat), *(part[: stop - start] for part in scratch))
 
     # Sums over all rows: of each channel, in an order that only the shape fixes.
 
     @property
+    def _sums(self) -> tuple[Saved, Saved]:
+        groups = -(-self.block_rows // SUM_ROWS)
+        return ((groups, self.channels), self.context.accumulator), ((self.channels,), FLOAT64)
+
+    @property
     def sums_bytes(self) -> int:
         """Bytes that `add_sums` needs."""
-        return align(-(-self.block_rows // SUM_ROWS) * self.channels * self.context.accumulator.itemsize) + align(
-            8 * self.channels
-        )
+        return carved_bytes(*self._sums)
 
     def add_sums(self, values: Array, total: Array, workspace: Array) -> None:
-        """Add each column's sum of `values`, shape (rows, C), to `total` (float64, shape (C,))."""
+        """Add each column's sum of `values`, shape (rows, C) of a block, to `total` (float64, shape (C,))."""
         xp, accumulator = self.xp, self.context.accumulator
         count, channels = values.shape
         whole = count // SUM_ROWS
         groups = -(-count // SUM_ROWS)
-        partial = workspace[: groups * channels * accumulator.itemsize].view(accumulator).reshape(groups, channels)
+        partial, last, _ = carve(workspace, *self._sums)
         if whole:
             grouped = values[: whole * SUM_ROWS].reshape(whole, SUM_ROWS, channels)
             xp.add.reduce(grouped, axis=1, out=partial[:whole], dtype=accumulator)
         if whole < groups:
             xp.add.reduce(values[whole * SUM_ROWS :], axis=0, out=partial[whole], dtype=accumulator)
-        last = workspace[align(partial.nbytes) :][: 8 * channels].view(np.float64)
-        xp.add.reduce(partial, axis=0, out=last, dtype=np.float64)
+        xp.add.reduce(partial[:groups], axis=0, out=last, dtype=np.float64)
         xp.add(total, last, out=total)
 
 
@@ -227,19 +227,23 @@ class PointwiseKernel(Kernel):
         return (0,)
 
 
-def carve(workspace: Array, *regions: tuple[Shape, np.dtype[Any]]) -> tuple[Array, ...]:
+def carve(workspace: Array, *regions: Saved) -> tuple[Array, ...]:
     """Cut arrays from the start of a workspace, each on a cache line; return them and what is left."""
-    found, offset = [], 0
-    for shape, dtype in regions:
-        nbytes = math.prod(shape) * dtype.itemsize
-        found.append(workspace[offset : offset + nbytes].view(dtype).reshape(shape))
-        offset += align(nbytes)
-    return (*found, workspace[offset:])
+    layout = _layout(*regions)
+    parts = layout.cut(workspace).values()
+    found = (part.view(dtype).reshape(shape) for part, (shape, dtype) in zip(parts, regions, strict=True))
+    return (*found, workspace[layout.nbytes :])
 
 
-def carved_bytes(*regions: tuple[Shape, np.dtype[Any]]) -> int:
+def carved_bytes(*regions: Saved) -> int:
     """Return the bytes that `carve` takes for these regions."""
-    return sum(align(math.prod(shape) * dtype.itemsize) for shape, dtype in regions)
+    return _layout(*regions).nbytes
+
+
+@lru_cache(maxsize=4096)
+def _layout(*regions: Saved) -> WorkspaceLayout:
+    sizes = (math.prod(shape) * dtype.itemsize for shape, dtype in regions)
+    return WorkspaceLayout(tuple((str(number), nbytes) for number, nbytes in enumerate(sizes)))
 
 
 FLOAT64: np.dtype[Any] = np.dtype(np.float64)

@@ -8,8 +8,7 @@ from itertools import pairwise
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array
-from stridekit.memory.workspace import align
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, Saved, carve, carved_bytes
 from stridekit.networks.operations import Shape
 from stridekit.networks.operations.shaping import resizing_map
 
@@ -39,23 +38,18 @@ class UpsampleKernel(Kernel):
             taps.append([(low, 1 - share), (low + 1, share)] if share else [(low, 1.0)])
         return taps
 
-    @property
-    def _slice_bytes(self) -> int:
-        """Of one slice across an axis, the largest there is."""
+    @cached_property
+    def _regions(self) -> tuple[Saved, ...]:
+        """Two slices across an axis, the largest there are, and what lies between the axes."""
         largest = max(
             math.prod(shape) // shape[1 + axis] for axis in range(len(self._sizes) - 1) for shape in self._sizes
         )
-        return align(largest * self.context.accumulator.itemsize)
-
-    @property
-    def _between_bytes(self) -> tuple[int, ...]:
-        """Of what lies between the axes."""
-        return tuple(align(math.prod(shape) * self.context.accumulator.itemsize) for shape in self._sizes[1:-1])
+        return tuple((shape, self.context.accumulator) for shape in ((largest,), (largest,), *self._sizes[1:-1]))
 
     @property
     def forward_workspace(self) -> int:
         """Two slices, and what lies between the axes."""
-        return 2 * self._slice_bytes + sum(self._between_bytes)
+        return carved_bytes(*self._regions)
 
     @property
     def backward_workspace(self) -> int:
@@ -64,16 +58,16 @@ class UpsampleKernel(Kernel):
 
     def forward(self, pass_: Forward) -> None:
         """Resize axis after axis."""
-        stages = self._stages(pass_.inputs[0], pass_.output, pass_.workspace)
+        slices, stages = self._rooms(pass_.inputs[0], pass_.output, pass_.workspace)
         for axis, (source, target) in enumerate(pairwise(stages)):
             for pixel, taps in enumerate(self._taps(axis)):
-                self._mean(taps, source, target, axis, pixel, pass_.workspace)
+                self._mean(taps, source, target, axis, pixel, slices)
 
     def backward(self, pass_: Backward) -> None:
         """Bring each pixel the gradients of those that were taken from it."""
         if pass_.grad_inputs[0] is None:
             return
-        stages = self._stages(pass_.grad_inputs[0], pass_.grad_output, pass_.workspace)
+        slices, stages = self._rooms(pass_.grad_inputs[0], pass_.grad_output, pass_.workspace)
         for axis in reversed(range(len(stages) - 1)):
             target, source = stages[axis], stages[axis + 1]
             back: list[list[tuple[int, float]]] = [[] for _ in range(target.shape[1 + axis])]
@@ -81,10 +75,10 @@ class UpsampleKernel(Kernel):
                 for place, share in taps:
                     back[place].append((pixel, share))
             for place, pixels in enumerate(back):
-                self._mean(pixels, source, target, axis, place, pass_.workspace)
+                self._mean(pixels, source, target, axis, place, slices)
 
     def _mean(
-        self, taps: list[tuple[int, float]], source: Array, target: Array, axis: int, pixel: int, workspace: Array
+        self, taps: list[tuple[int, float]], source: Array, target: Array, axis: int, pixel: int, slices: list[Array]
     ) -> None:
         """Write to one slice of `target` the weighted sum of slices of `source`."""
         here = _across(target, axis, pixel)
@@ -95,25 +89,17 @@ class UpsampleKernel(Kernel):
         if share == 1 and not others:
             here[...] = _across(source, axis, first)
             return
-        total, term = (self._slice(part, here.shape) for part in (workspace, workspace[self._slice_bytes :]))
+        total, term = (each[: here.size].reshape(here.shape) for each in slices)
         self.xp.multiply(_across(source, axis, first), share, out=total, dtype=total.dtype)
         for place, share in others:
             self.xp.multiply(_across(source, axis, place), share, out=term, dtype=term.dtype)
             self.xp.add(total, term, out=total)
         here[...] = total
 
-    def _stages(self, first: Array, last: Array, workspace: Array) -> list[Array]:
-        """Return the arrays from the input to the output; those between lie in the workspace."""
-        stages, offset = [first], 2 * self._slice_bytes
-        for shape, nbytes in zip(self._sizes[1:-1], self._between_bytes, strict=True):
-            exact = math.prod(shape) * self.context.accumulator.itemsize
-            stages.append(workspace[offset : offset + exact].view(self.context.accumulator).reshape(shape))
-            offset += nbytes
-        return [*stages, last]
-
-    def _slice(self, workspace: Array, shape: Shape) -> Array:
-        exact = math.prod(shape) * self.context.accumulator.itemsize
-        return workspace[:exact].view(self.context.accumulator).reshape(shape)
+    def _rooms(self, first: Array, last: Array, workspace: Array) -> tuple[list[Array], list[Array]]:
+        """Return room for two slices, and the arrays from the input to the output: those between lie in `workspace`."""
+        *rooms, _ = carve(workspace, *self._regions)
+        return rooms[:2], [first, *rooms[2:], last]
 
 
 def _across(array: Array, axis: int, pixel: int) -> Array:
