@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stridekit.networks.operations.base import Operation, Reach, Shape, volume
+from stridekit.networks.operations.base import Operation, Reach, Resolved, Shape, volume
 from stridekit.networks.operations.convolutions import Conv, ConvTranspose, Linear
 from stridekit.networks.operations.elementwise import (
     FUNCTIONS,
@@ -73,6 +73,7 @@ __all__ = [
     "Multiply",
     "Operation",
     "Reach",
+    "Resolved",
     "Scale",
     "Shape",
     "Slice",

@@ -9,16 +9,20 @@ from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     Backward,
+    Context,
     Forward,
     PointwiseKernel,
     Saved,
     carve,
     carved_bytes,
 )
+from stridekit.networks.operations import BatchNorm, LayerNorm, Resolved
 
 
 class FixedBatchNormKernel(PointwiseKernel):
     """Normalisation of each channel by the kept statistics: outside training, or frozen in it."""
+
+    runs = (BatchNorm,)
 
     @property
     def _regions(self) -> tuple[Saved, ...]:
@@ -67,7 +71,13 @@ class FixedBatchNormKernel(PointwiseKernel):
 class BatchNormKernel(PointwiseKernel):
     """Normalisation of each channel by the batch's statistics, of which the kept ones take a share."""
 
+    runs = (BatchNorm,)
     saves_inputs: ClassVar[bool] = True
+
+    @classmethod
+    def suits(cls, context: Context, resolved: Resolved) -> bool:
+        """Suit training, where it is not frozen."""
+        return context.training and isinstance(resolved.operation, BatchNorm) and resolved.operation.trained
 
     @property
     def saved(self) -> dict[str, Saved]:
@@ -180,6 +190,7 @@ class BatchNormKernel(PointwiseKernel):
 class LayerNormKernel(PointwiseKernel):
     """Normalisation of each pixel over its channels; the backward pass finds the statistics again."""
 
+    runs = (LayerNorm,)
     saves_inputs: ClassVar[bool] = True
 
     @property

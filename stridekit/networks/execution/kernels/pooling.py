@@ -10,7 +10,15 @@ import numpy as np
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, carve, carved_bytes
-from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool, Shape
+from stridekit.networks.operations import (
+    AdaptiveAvgPool,
+    AvgPool,
+    GlobalAvgPool,
+    GlobalMaxPool,
+    MaxPool,
+    Operation,
+    Shape,
+)
 from stridekit.planning.pool_plan import pooling_of
 from stridekit.problems.pool_problem import PoolProblem, pool_problem
 
@@ -19,6 +27,8 @@ _INT64: np.dtype[Any] = np.dtype(np.int64)
 
 class PoolKernel(Kernel):
     """A pooling by windows."""
+
+    runs: ClassVar[tuple[type[Operation], ...]] = (AvgPool, GlobalAvgPool, AdaptiveAvgPool)
 
     @cached_property
     def problem(self) -> PoolProblem:
@@ -61,6 +71,7 @@ class PoolKernel(Kernel):
 class MaxPoolKernel(PoolKernel):
     """A max-pooling; which pixel was the largest is found again for the gradient: indices take more than the pixels."""
 
+    runs = (MaxPool, GlobalMaxPool)
     saves_inputs: ClassVar[bool] = True
 
     @property

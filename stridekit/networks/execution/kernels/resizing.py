@@ -10,12 +10,14 @@ from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array
 from stridekit.memory.workspace import align
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
-from stridekit.networks.operations import Shape
+from stridekit.networks.operations import Shape, Upsample
 from stridekit.networks.operations.shaping import resizing_map
 
 
 class UpsampleKernel(Kernel):
     """Resizing to the output's size."""
+
+    runs = (Upsample,)
 
     @cached_property
     def _sizes(self) -> tuple[Shape, ...]:
