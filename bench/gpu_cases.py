@@ -17,9 +17,8 @@ from unittest import mock
 import numpy as np
 
 import stridekit as sk
+from bench.beside_forward import Several, beside_forward
 from bench.comparing import assert_same_numbers
-from bench.gradient_cases import GradientCase, gradient_cases
-from bench.pool_cases import PoolingCase, pool_cases
 from stridekit.backends import memory_of, unavailable
 from stridekit.backends.cuda import implicit_gemm
 from stridekit.backends.cuda.catalog import TILES
@@ -76,7 +75,7 @@ class SmallCase:
         return (in_channels_last(x) if self.channels_last else x), weight, bias
 
 
-AnyCase = SmallCase | GradientCase | PoolingCase
+AnyCase = SmallCase | Several
 
 
 def small_cases(*, every_tile: bool = False) -> Iterator[AnyCase]:
@@ -96,8 +95,7 @@ def small_cases(*, every_tile: bool = False) -> Iterator[AnyCase]:
                 yield _case_for(loader, tile, forced)
         # Deep and narrow: its reduction is split and added up; its input is copied and its weights are packed.
         yield SmallCase("split", input_shape=(2, 160, 5, 5), weight_shape=(66, 160, 3, 3), **forced)
-    yield from gradient_cases()
-    yield from pool_cases()
+    yield from beside_forward()
 
 
 def _case_for(loader: str, tile: Tile, forced: dict[str, Any]) -> SmallCase:

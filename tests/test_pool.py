@@ -15,7 +15,7 @@ import pytest
 from conftest import SEED
 
 import stridekit as sk
-from bench.pool_cases import pool_cases
+from bench.beside_forward import beside_forward
 from stridekit.backends.cuda import pooling as cuda_pooling
 from stridekit.backends.cuda.catalog import families
 from tests.emulator import use_emulator
@@ -119,7 +119,7 @@ def test_large_windows_are_pooled_in_every_dtype_and_order(dtype: str, memory: s
 EVERY_WIDTH = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_pool
+from tests import test_pool
 for case in test_pool.LARGE.values():
     test_pool.check_beside_reference(test_pool.replace(case, dtype={dtype!r}), "cpu")
 """
@@ -442,7 +442,7 @@ def test_64_bit_coordinates_give_the_same_bits(schedule: Any, monkeypatch: pytes
 @emulated
 def test_small_cases_for_a_gpu_launch_a_kernel_of_every_family_and_are_right() -> None:
     with use_emulator() as runtime:
-        for case in pool_cases():
+        for case in beside_forward("pool"):
             case.check()
     pooling_kernels = [family for family in families() if family[0].file.startswith("pool")]
     assert len(pooling_kernels) == 16

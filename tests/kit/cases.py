@@ -16,7 +16,7 @@ import numpy as np
 import stridekit as sk
 from stridekit.memory.arrays import numpy_dtype
 from tests.kit.laying import MEMORY_ORDERS, lay
-from tests.kit.oracle import padding_pairs
+from tests.kit.oracle import Pairs, padding_pairs
 
 DTYPES = ("float16", "bfloat16", "float32", "float64")
 ACTIVATIONS = (None, "relu", "relu6", "silu", "gelu", ("leaky_relu", 0.125))
@@ -34,8 +34,66 @@ class Arrays(NamedTuple):
     bias: np.ndarray | None
 
 
+class Windows:
+    """What every kind of case has: windows over pixels, and arrays that lie as it says."""
+
+    sizes: tuple[int, ...]
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    padding: Any
+    batch: int
+    channels: int
+    dtype: str
+    channels_last: bool
+    memory: str | None
+    lies: str
+
+    @property
+    def rank(self) -> int:
+        return len(self.sizes)
+
+    @property
+    def layout(self) -> str:
+        return LAYOUTS[self.rank][self.channels_last]
+
+    @property
+    def memory_order(self) -> str:
+        """Where the order shows (more than one channel and pixel) that of x, else the layout's own."""
+        own = MEMORY_ORDERS[self.channels_last]
+        return own if self.channels == 1 or math.prod(self.sizes) == 1 else self.memory or own
+
+    @property
+    def numpy_dtype(self) -> np.dtype[Any]:
+        return numpy_dtype(self.dtype)
+
+    @property
+    def pairs(self) -> Pairs:
+        return padding_pairs(self.padding, self.sizes, self.kernel, self.stride, self.dilation)
+
+    def in_layout(self, channels: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of an array of this case's batch and layout."""
+        return (self.batch, *sizes, channels) if self.channels_last else (self.batch, channels, *sizes)
+
+    def viewed(self, array: np.ndarray) -> np.ndarray:
+        """View ``(N, C, *spatial)`` in the case's layout."""
+        return np.moveaxis(array, 1, -1) if self.channels_last else array
+
+    def first(self, array: np.ndarray) -> np.ndarray:
+        """View an array of the case's layout as ``(N, C, *spatial)``."""
+        return np.moveaxis(array, -1, 1) if self.channels_last else array
+
+    def laid(self, array: np.ndarray) -> np.ndarray:
+        """Lay ``(N, C, *spatial)`` as the case says and view it in the case's layout."""
+        return self.viewed(lay(array, self.memory or MEMORY_ORDERS[self.channels_last], self.lies))
+
+    def drawing(self, salt: str = "") -> np.random.Generator:
+        """Return random numbers that follow from the case's repr."""
+        return np.random.default_rng(zlib.crc32(f"{self!r}{salt}".encode()))
+
+
 @dataclass(frozen=True)
-class Case:
+class Case(Windows):
     """One convolution.
 
     Attributes
@@ -72,28 +130,6 @@ class Case:
         return self.name
 
     @property
-    def rank(self) -> int:
-        return len(self.sizes)
-
-    @property
-    def layout(self) -> str:
-        return LAYOUTS[self.rank][self.channels_last]
-
-    @property
-    def memory_order(self) -> str:
-        """Where the order shows (more than one channel and pixel) that of x, else the layout's own."""
-        own = MEMORY_ORDERS[self.channels_last]
-        return own if self.channels == 1 or math.prod(self.sizes) == 1 else self.memory or own
-
-    @property
-    def numpy_dtype(self) -> np.dtype[Any]:
-        return numpy_dtype(self.dtype)
-
-    @property
-    def pairs(self) -> tuple[tuple[int, int], ...]:
-        return padding_pairs(self.padding, self.sizes, self.kernel, self.stride, self.dilation)
-
-    @property
     def output_sizes(self) -> tuple[int, ...]:
         extents = (d * (f - 1) + 1 for f, d in zip(self.kernel, self.dilation, strict=True))
         return tuple(
@@ -104,10 +140,6 @@ class Case:
     @property
     def weight_shape(self) -> tuple[int, ...]:
         return (self.filters, self.channels // self.groups, *self.kernel)
-
-    def in_layout(self, channels: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        """Return the shape of an array of this case's batch and layout."""
-        return (self.batch, *sizes, channels) if self.channels_last else (self.batch, channels, *sizes)
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -152,7 +184,7 @@ class Case:
 
     def arrays(self) -> Arrays:
         """Build the operands; the same numbers for the same case."""
-        rng = np.random.default_rng(zlib.crc32(repr(self).encode()))
+        rng = self.drawing()
         x = self.numbers(rng, (self.batch, self.channels, *self.sizes), 3)
         weight = self.numbers(rng, self.weight_shape, 2)
         if self.data == "sparse":
@@ -161,9 +193,8 @@ class Case:
             flat[order >= rng.integers(1, 5)] = 0.0
         bias = self.numbers(rng, (self.filters,), 3) if self.bias else None
         dtype = self.numpy_dtype
-        channels_first = lay(x.astype(dtype), self.memory or MEMORY_ORDERS[self.channels_last], self.lies)
         return Arrays(
-            np.moveaxis(channels_first, 1, -1) if self.channels_last else channels_first,
+            self.laid(x.astype(dtype)),
             lay(weight.astype(dtype), "channels_first", self.weight_lies),
             None if bias is None else bias.astype(dtype),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import math
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,16 +12,15 @@ from typing import Any
 import numpy as np
 
 import stridekit as sk
-from stridekit.memory.arrays import numpy_dtype
-from tests.kit.cases import DTYPES, LAYOUTS
-from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, lay
-from tests.kit.oracle import Truth, assert_same_bits, assert_within, padding_pairs
+from tests.kit.cases import DTYPES, Windows
+from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS
+from tests.kit.oracle import Pairs, Truth, assert_same_bits, assert_within, padding_pairs
 
 Coordinates = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class PoolCase:
+class PoolCase(Windows):
     """One pooling; its numbers follow from its repr."""
 
     sizes: tuple[int, ...]
@@ -41,25 +39,11 @@ class PoolCase:
     data: str = "normal"
 
     @property
-    def rank(self) -> int:
-        return len(self.sizes)
-
-    @property
     def spread(self) -> tuple[int, ...]:
         return self.dilation or (1,) * self.rank
 
     @property
-    def layout(self) -> str:
-        return LAYOUTS[self.rank][self.channels_last]
-
-    @property
-    def order(self) -> str:
-        """Memory order of x, where it shows."""
-        own = MEMORY_ORDERS[self.channels_last]
-        return own if self.channels == 1 or math.prod(self.sizes) == 1 else self.memory or own
-
-    @property
-    def pairs(self) -> tuple[tuple[int, int], ...]:
+    def pairs(self) -> Pairs:
         return padding_pairs(self.padding, self.sizes, self.kernel, self.stride, self.spread)
 
     @property
@@ -108,22 +92,11 @@ class PoolCase:
 
     def numbers(self, shape: tuple[int, ...], salt: str) -> np.ndarray:
         """Draw normal numbers, or small integers with many ties."""
-        rng = np.random.default_rng(zlib.crc32(f"{self!r} {salt}".encode()))
+        rng = self.drawing(f" {salt}")
         drawn = rng.integers(-3, 4, shape) * 1.0 if self.data == "integers" else rng.standard_normal(shape)
         if self.data == "non-finite":
             drawn = np.where(rng.random(shape) < 0.3, rng.choice([np.nan, np.inf, -np.inf, -0.0, 0.0], shape), drawn)
-        return drawn.astype(numpy_dtype(self.dtype))
-
-    def laid(self, array: np.ndarray) -> np.ndarray:
-        """Lay ``(N, C, *spatial)`` as the case says and view it in the case's layout."""
-        return self.viewed(lay(array, self.order, self.lies))
-
-    def viewed(self, array: np.ndarray) -> np.ndarray:
-        return np.moveaxis(array, 1, -1) if self.channels_last else array
-
-    def first(self, array: np.ndarray) -> np.ndarray:
-        """View an array of the case's layout as ``(N, C, *spatial)``."""
-        return np.moveaxis(array, -1, 1) if self.channels_last else array
+        return drawn.astype(self.numpy_dtype)
 
     @cached_property
     def x(self) -> np.ndarray:

@@ -7,24 +7,21 @@ outside is dropped. Then come bias and activation, on pixels that nothing was ad
 from __future__ import annotations
 
 import math
-import zlib
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 import stridekit as sk
-from stridekit.memory.arrays import numpy_dtype
-from tests.kit.cases import ACTIVATIONS, DTYPES, LAYOUTS, Arrays
+from tests.kit.cases import ACTIVATIONS, DTYPES, Arrays, Windows
 from tests.kit.gradients import scatter, three_times
-from tests.kit.laying import MEMORY_ORDERS, lay
-from tests.kit.oracle import Pairs, Truth, assert_within, channels_first, padding_pairs
+from tests.kit.oracle import Pairs, Truth, assert_within, padding_pairs
 
 NAMED = ("same", "same_lower")
 
 
 @dataclass(frozen=True)
-class Transposed:
+class Transposed(Windows):
     """One transposed convolution; `channels` are x's, `filters` the result's."""
 
     name: str
@@ -43,13 +40,10 @@ class Transposed:
     dtype: str = "float32"
     channels_last: bool = False
     lies: str = "contiguous"
+    memory: ClassVar[str | None] = None
 
     def __str__(self) -> str:
         return self.name
-
-    @property
-    def rank(self) -> int:
-        return len(self.sizes)
 
     @property
     def extra(self) -> tuple[int, ...]:
@@ -80,22 +74,18 @@ class Transposed:
     def weight_shape(self) -> tuple[int, ...]:
         return (self.channels, self.filters // self.groups, *self.kernel)
 
-    def in_layout(self, channels: int, sizes: tuple[int, ...]) -> tuple[int, ...]:
-        return (self.batch, *sizes, channels) if self.channels_last else (self.batch, channels, *sizes)
-
     @property
     def output_shape(self) -> tuple[int, ...]:
         return self.in_layout(self.filters, self.output_sizes)
 
     def arrays(self) -> Arrays:
         """Build the operands; the same numbers for the same case."""
-        rng = np.random.default_rng(zlib.crc32(repr(self).encode()))
-        dtype = numpy_dtype(self.dtype)
+        rng = self.drawing()
+        dtype = self.numpy_dtype
         x = rng.standard_normal((self.batch, self.channels, *self.sizes)).astype(dtype)
         weight = rng.standard_normal(self.weight_shape).astype(dtype)
         bias = rng.standard_normal(self.filters).astype(dtype) if self.bias else None
-        laid = lay(x, MEMORY_ORDERS[self.channels_last], self.lies)
-        return Arrays(np.moveaxis(laid, 1, -1) if self.channels_last else laid, weight, bias)
+        return Arrays(self.laid(x), weight, bias)
 
     def run(self, arrays: Arrays, **keywords: Any) -> np.ndarray:
         """Call the public function."""
@@ -106,7 +96,7 @@ class Transposed:
             "output_padding": self.output_padding,
             "dilation": self.dilation,
             "groups": self.groups,
-            "layout": LAYOUTS[self.rank][self.channels_last],
+            "layout": self.layout,
             "activation": self.activation,
         }
         return of(*arrays, **{**own, **keywords})  # type: ignore[no-any-return]
@@ -120,7 +110,7 @@ class Transposed:
         def spread(w: np.ndarray, x: np.ndarray) -> np.ndarray:
             return scatter(x, w, room, self.stride, self.dilation, self.groups)[(slice(None), slice(None), *kept)]
 
-        found = three_times(spread, arrays.weight, channels_first(arrays.x, self.channels_last))
+        found = three_times(spread, arrays.weight, self.first(arrays.x))
         if arrays.bias is None:
             return found
         b = arrays.bias.astype(np.float64).reshape(-1, *(1,) * self.rank)
@@ -128,10 +118,9 @@ class Transposed:
 
     def assert_correct(self, y: np.ndarray, exact: Truth, label: object = "") -> None:
         """Raise `AssertionError` unless `y` is of the right dtype and shape and within the bound."""
-        if y.dtype != numpy_dtype(self.dtype) or y.shape != self.output_shape:
+        if y.dtype != self.numpy_dtype or y.shape != self.output_shape:
             raise AssertionError(f"{self!r}: {y.dtype}{y.shape}, wanted {self.dtype}{self.output_shape}")
-        shown = channels_first(y, self.channels_last)
-        assert_within(shown, exact, self.dtype, self.activation, f"{self!r} {label}")
+        assert_within(self.first(y), exact, self.dtype, self.activation, f"{self!r} {label}")
 
 
 def random_transposed(rng: np.random.Generator) -> Transposed:
