@@ -13,7 +13,7 @@ import pytest
 
 from stridekit.networks import Layer, Network
 from stridekit.networks.execution import arena
-from stridekit.networks.execution.values import Step, Value
+from stridekit.networks.execution.steps import Step, Value
 from tests.kit.network_cases import chain, layer
 from tests.kit.thinning import every
 

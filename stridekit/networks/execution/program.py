@@ -20,7 +20,7 @@ from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
 from stridekit.networks.execution.scheduling import Schedule, schedule
-from stridekit.networks.execution.values import brought
+from stridekit.networks.execution.steps import brought
 
 if TYPE_CHECKING:
     from stridekit.networks.network import Network

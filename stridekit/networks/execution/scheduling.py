@@ -14,7 +14,7 @@ from stridekit.errors import NetworkError
 from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
-from stridekit.networks.execution.values import Step, Value, Views
+from stridekit.networks.execution.steps import Step, Value, Views
 from stridekit.networks.operations import Input, Resolved, Shape, SoftmaxCrossEntropy
 
 if TYPE_CHECKING:

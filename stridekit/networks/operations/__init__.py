@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from stridekit.networks.operations.base import Operation, Reach, Resolved, Shape, volume
-from stridekit.networks.operations.convolutions import Conv, ConvTranspose, Linear
+from stridekit.networks.operations.convolving import Conv, ConvTranspose, Linear
 from stridekit.networks.operations.elementwise import (
     FUNCTIONS,
     Activation,
@@ -14,7 +14,7 @@ from stridekit.networks.operations.elementwise import (
     Scale,
     SoftmaxCrossEntropy,
 )
-from stridekit.networks.operations.poolings import (
+from stridekit.networks.operations.pooling import (
     AdaptiveAvgPool,
     AvgPool,
     BlurPool,

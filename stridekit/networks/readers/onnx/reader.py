@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from stridekit.errors import NetworkError, StridekitError
 from stridekit.networks.readers import Draft
-from stridekit.networks.readers.onnx import folding
+from stridekit.networks.readers.onnx import constants
 from stridekit.networks.readers.onnx.loading import array_of, first_line, input_shape, load_model
 from stridekit.networks.readers.onnx.node import Node, place_of
-from stridekit.networks.readers.onnx.operators import OPERATORS
+from stridekit.networks.readers.onnx.vocabulary import OPERATORS
 from stridekit.networks.readers.tracing import Constant, Tracer, Value
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[st
     """Put what a node gives among the values."""
     place = place_of(proto, number)
     tracer.at(place)
-    if proto.domain not in _DOMAINS or (proto.op_type not in OPERATORS and proto.op_type not in folding.FOLDS):
+    if proto.domain not in _DOMAINS or (proto.op_type not in OPERATORS and proto.op_type not in constants.FOLDS):
         operator = proto.op_type if proto.domain in _DOMAINS else f"{proto.domain}.{proto.op_type}"
         # The place names the operator already, and an unknown one is worth a sentence.
         raise NetworkError(
@@ -81,7 +81,7 @@ def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[st
         )
     node = Node(proto, [_input(name, values) for name in proto.input], opset, tracer)
     try:
-        found: Value = folding.fold(node)
+        found: Value = constants.fold(node)
         if found is None and proto.op_type in OPERATORS:
             found = OPERATORS[proto.op_type](node)
         elif found is None:

@@ -11,7 +11,7 @@ from stridekit.errors import NetworkError, StridekitError
 from stridekit.extras import extra
 from stridekit.networks.readers import Draft
 from stridekit.networks.readers.torch.call import Call, Held, place_of
-from stridekit.networks.readers.torch.functions import FUNCTIONS
+from stridekit.networks.readers.torch.vocabulary import FUNCTIONS
 from stridekit.networks.readers.tracing import Tracer
 
 

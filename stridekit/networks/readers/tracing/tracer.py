@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -112,17 +112,17 @@ class Tracer:
         self,
         operation: Operation,
         inputs: Iterable[Tensor],
-        constants: dict[str, Constant] | None = None,
+        constants: Mapping[str, Constant | None] | None = None,
         formula: Formula | None = None,
     ) -> Tensor:
         """Add a layer, and return its features in the first input's order of axes, if it keeps their number."""
         read = tuple(inputs)
-        constants = constants or {}
+        given = {name: value for name, value in (constants or {}).items() if value is not None}
         resolved = operation.resolved(tuple(self._traced[tensor.layer].shape for tensor in read))
         if not isinstance(operation, Offset):
-            _check(resolved, constants)
-        layer = Layer(self._name(operation, constants), operation, tuple(tensor.layer for tensor in read))
-        return replace(self._add(layer, resolved.output, constants, read[0].order), formula=formula)
+            _check(resolved, given)
+        layer = Layer(self._name(operation, given), operation, tuple(tensor.layer for tensor in read))
+        return replace(self._add(layer, resolved.output, given, read[0].order), formula=formula)
 
     def sized(self, sizes: tuple[int, ...]) -> Tensor | None:
         """Return the latest layer with this many pixels on its axes."""

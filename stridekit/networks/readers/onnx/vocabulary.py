@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from stridekit.errors import NetworkError
-from stridekit.networks.readers.onnx import folding, windows
-from stridekit.networks.readers.onnx.folding import axes_of
+from stridekit.networks.readers.onnx import constants, windows
+from stridekit.networks.readers.onnx.constants import axes_of
 from stridekit.networks.readers.onnx.node import Node
 from stridekit.networks.readers.onnx.windows import weights
 from stridekit.networks.readers.tracing import Constant, Tensor, Value, elementwise, normalising, shaping
@@ -96,11 +96,11 @@ def _batch_norm(node: Node) -> Value:
     if node.flag("training_mode") or not node.flag("spatial", True):
         raise NetworkError("training_mode and spatial = 0 are not known")
     node.ignored("is_test", "consumed_inputs")
-    value, *constants = (weights(node.input(at), f"input {at}") for at in range(5))
+    value, *kept = (weights(node.input(at), f"input {at}") for at in range(5))
     return normalising.batch_norm(
         node.tracer,
         value,
-        *constants,
+        *kept,
         epsilon=node.real("epsilon", 1e-5),
         # ONNX has the share of the old mean, PyTorch and networks that of the new one.
         momentum=decimal(1 - node.real("momentum", 0.9)),
@@ -168,7 +168,7 @@ def _concat(node: Node) -> Value:
 
 def _slice(node: Node) -> Value:
     value: Value = features(node.input(0))
-    for axis, start, stop, step in folding.slices(node):
+    for axis, start, stop, step in constants.slices(node):
         value = shaping.take(node.tracer, value, axis, start, stop, step)
     return value
 
@@ -246,7 +246,7 @@ OPERATORS: dict[str, Handler] = {
     "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
-    "Constant": folding.literal,
+    "Constant": constants.literal,
     "Conv": windows.conv,
     "ConvTranspose": windows.conv_transpose,
     "Div": _with_number(np.divide),
@@ -275,7 +275,7 @@ OPERATORS: dict[str, Handler] = {
     "Relu": _function("relu"),
     "Reshape": _reshape,
     "Resize": windows.resize,
-    "Shape": folding.shape,
+    "Shape": constants.shape,
     "Sigmoid": _function("sigmoid"),
     "Slice": _slice,
     "Softmax": _softmax,
