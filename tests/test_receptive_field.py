@@ -71,7 +71,7 @@ class Walk:
         layer = self.network.by_name[name]
         if isinstance(layer.operation, Input):
             return pixel, pixel
-        read = [self.network.by_name[each].name for at, each in enumerate(layer.inputs) if layer.operation.reads(at)]
+        read = [self.network.by_name[each].name for each in layer.read]
         places = [pixel] if len(read) > 1 else taps(self.network, layer, pixel, self.axis)
         found = [span for each in read for place in places if (span := self.span(each, place)) is not None]
         return (min(first for first, _ in found), max(last for _, last in found)) if found else None

@@ -39,6 +39,11 @@ class Layer:
         """Name of the layer that the parameters are of."""
         return self.name if self.shares is None else self.shares
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of the inputs that are read: of the others only the size matters."""
+        return self.inputs[: self.operation.reads]
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -98,7 +103,7 @@ def _resolved(operation: Operation, inputs: Sequence[Feature]) -> tuple[Resolved
         raise ShapeError(f"it gives {found.output}, more numbers than the {LARGEST_FEATURE} that a sample can have")
     if isinstance(operation, Input):
         return found, Feature(found.output, operation.samples)
-    samples = {feature.samples for position, feature in enumerate(inputs) if operation.reads(position)}
+    samples = {feature.samples for feature in inputs[: operation.reads]}
     if len(samples) > 1:
         raise ShapeError("its inputs have different numbers of samples")
     return found, Feature(found.output, samples.pop())

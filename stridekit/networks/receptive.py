@@ -82,13 +82,12 @@ def _of_layer(network: Network, layer: Layer, before: dict[str, Fields | None]) 
     if reach is None:
         return None
     known: list[Fields] = []
-    for position, name in enumerate(layer.inputs):
-        if layer.operation.reads(position):
-            fields = before[name]
-            if fields is None or len(fields) != len(reach):
-                return None
-            own = (FIRST_PIXEL,) * len(reach) if layer.operation.spreads(position, resolved.inputs) else reach
-            known.append(tuple(field.through(one) for field, one in zip(fields, own, strict=True)))
+    for position, name in enumerate(layer.read):
+        fields = before[name]
+        if fields is None or len(fields) != len(reach):
+            return None
+        own = (FIRST_PIXEL,) * len(reach) if layer.operation.spreads(position, resolved.inputs) else reach
+        known.append(tuple(field.through(one) for field, one in zip(fields, own, strict=True)))
     return tuple(joined([fields[axis] for fields in known], output[1 + axis]) for axis in range(len(reach)))
 
 

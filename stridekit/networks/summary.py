@@ -170,11 +170,7 @@ def _row(network: Network, layer: Layer, fields: Fields | None, image: Shape, ba
     geometry, owned = at.geometry if at.geometry.axes else None, layer.shares is None
     parameters, buffers = (sum(map(volume, each.values())) for each in (at.parameters, at.buffers))
     samples = batch * feature.samples
-    read = sum(
-        volume(shape) * network.features[name].samples
-        for position, (name, shape) in enumerate(zip(layer.inputs, at.inputs, strict=True))
-        if operation.reads(position)
-    )
+    read = sum(volume(each.shape) * each.samples for each in (network.features[name] for name in layer.read))
     size = feature.shape[1:]
     return SummaryRow(
         name=layer.name,

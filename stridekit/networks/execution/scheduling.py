@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -103,12 +102,9 @@ class _Scheduler:
             found.steps.append(Step(f"{layer.name} given", (), (layer.name,), 0, None, feeds=layer.name))
             return
         shapes = tuple(self._shape(name) for name in layer.inputs)
-        wanted = tuple(
-            name in self.trained and layer.operation.reads(position) for position, name in enumerate(layer.inputs)
-        )
+        wanted = tuple(name in self.trained for name in layer.read)
         kernel = kernel_for(self.context, self._at(layer), shapes, shape, wanted)
         found.kernels[layer.name] = kernel
-        reads = tuple(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
         saved = {}
         if self.context.training:
             saved = self.saved[layer.name] = {
@@ -120,7 +116,7 @@ class _Scheduler:
         def run(views: Views, workspace: Array) -> None:
             kernel.forward(
                 Forward(
-                    [views[name] for name in reads],
+                    [views[name] for name in layer.read],
                     views[layer.name],
                     {short: views[name] for short, name in parameters.items()},
                     {short: views[name] for short, name in saved.items()},
@@ -132,7 +128,7 @@ class _Scheduler:
         found.steps.append(
             Step(
                 f"{layer.name} forward",
-                reads,
+                layer.read,
                 (layer.name, *saved.values()),
                 kernel.forward_workspace,
                 run,
@@ -201,17 +197,16 @@ class _Scheduler:
         """Add the step from a layer's gradient to those of its inputs and parameters."""
         kernel, found = self.found.kernels[layer.name], self.found
         gradient = self.gradients[layer.name]
-        sources = [name for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
         if kernel.passes_gradient:
-            self._pass_on(layer, gradient, sources)
+            self._pass_on(layer, gradient)
             return
         # A second gradient of the same value is computed beside the first, and added to it.
         totals: dict[str, str] = {}
-        targets = [self._gradient(name, totals) if name in self.trained else None for name in sources]
+        targets = [self._gradient(name, totals) if name in self.trained else None for name in layer.read]
         owned = {short: self._parameter_gradient(layer, short, totals) for short in self._at(layer).parameters}
         parameters = self._parameters_of(layer)
         saved = self.saved[layer.name]
-        inputs = sources if kernel.saves_inputs else []
+        inputs = layer.read if kernel.saves_inputs else ()
         output = [layer.name] if kernel.saves_output else []
         written = [name for name in (*targets, *owned.values()) if name is not None]
 
@@ -249,10 +244,10 @@ class _Scheduler:
             )
         )
 
-    def _pass_on(self, layer: Layer, gradient: str, sources: Sequence[str]) -> None:
+    def _pass_on(self, layer: Layer, gradient: str) -> None:
         """Give each input the gradient as it is: copied where it is the first, else added."""
         targets: list[tuple[str, bool]] = []
-        for name in sources:
+        for name in layer.read:
             if name in self.trained:
                 fresh = name not in self.contributions
                 targets.append((self._gradient(name, None), fresh))
@@ -330,7 +325,7 @@ def _first_users(network: Network, output: str) -> dict[str, str]:
     reached, users = {output}, {}
     for layer in reversed(network.layers):
         if layer.name in reached:
-            reached.update(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
+            reached.update(layer.read)
             users[layer.owner] = layer.name
     return users
 
@@ -339,9 +334,7 @@ def _trained(network: Network) -> set[str]:
     """Return the layers whose gradient is wanted: those with parameters, or with some before them."""
     found: set[str] = set()
     for layer in network.layers:
-        if network.resolved[layer.name].parameters or any(
-            name in found for position, name in enumerate(layer.inputs) if layer.operation.reads(position)
-        ):
+        if network.resolved[layer.name].parameters or not found.isdisjoint(layer.read):
             found.add(layer.name)
     return found
 

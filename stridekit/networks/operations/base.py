@@ -48,6 +48,8 @@ class Operation:
     kind: ClassVar[str] = ""
     arity: ClassVar[tuple[int, int | None]] = (1, 1)
     """The fewest and the most inputs; None is any number."""
+    reads: ClassVar[int | None] = None
+    """How many of the inputs are read, None for all: of those after them only the size matters."""
 
     def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return all that follows from the shapes of the inputs.
@@ -58,10 +60,6 @@ class Operation:
             If the inputs do not fit.
         """
         raise NotImplementedError
-
-    def reads(self, position: int) -> bool:
-        """Say whether the input at `position` is read, or only its size."""
-        return True
 
     def spreads(self, position: int, inputs: tuple[Shape, ...]) -> bool:
         """Say whether the one pixel of the input at `position` is read by every output pixel."""

@@ -32,7 +32,7 @@ class _Product(Operation):
         Source: K. He, X. Zhang, S. Ren and J. Sun, "Delving Deep into Rectifiers", ICCV 2015, equation 10.
         """
         if name != "weight":
-            return np.zeros(shape)
+            return super().draw(name, shape, rng)
         return rng.standard_normal(shape, np.float32) * np.float32(math.sqrt(2 / self.fan_in(shape)))
 
     def fan_in(self, weight: Shape) -> int:
@@ -87,6 +87,7 @@ class ConvTranspose(_Product):
 
     kind: ClassVar[str] = "conv_transpose"
     arity: ClassVar[tuple[int, int | None]] = (1, 2)
+    reads: ClassVar[int | None] = 1
 
     out_channels: int
     kernel_size: Sizes
@@ -112,10 +113,6 @@ class ConvTranspose(_Product):
             macs=volume(inputs[0]) * volume(weight[1:]),
             spread=spread,
         )
-
-    def reads(self, position: int) -> bool:
-        """Read the first input; of the second only the size matters."""
-        return position == 0
 
     def fan_in(self, weight: Shape) -> int:
         """Return channels x taps: the second axis is the filters of a group, and the first is summed over."""

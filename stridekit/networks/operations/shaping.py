@@ -71,6 +71,7 @@ class Upsample(Operation):
 
     kind: ClassVar[str] = "upsample"
     arity: ClassVar[tuple[int, int | None]] = (1, 2)
+    reads: ClassVar[int | None] = 1
 
     factor: Sizes | None = None
     mode: str = "nearest"
@@ -94,10 +95,6 @@ class Upsample(Operation):
             factors = per_axis("factor", self.factor, rank)
             sizes = tuple(size * factor for size, factor in zip(inputs[0][1:], factors, strict=True))
         return Resolved(self, inputs, (inputs[0][0], *sizes))
-
-    def reads(self, position: int) -> bool:
-        """Read the first input; of the second only the size matters."""
-        return position == 0
 
     def reach(self, at: Resolved) -> tuple[Reach, ...] | None:
         """Return what a resized pixel is taken from, over all phases."""

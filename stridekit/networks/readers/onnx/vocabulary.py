@@ -77,18 +77,7 @@ def _sum(node: Node) -> Value:
 
 
 def _with_number(function: Callable[..., np.ndarray]) -> Handler:
-    """Take a number from each element, or divide by it, or the other way round."""
-
-    def handled(node: Node) -> Value:
-        left, right = node.input(0), node.input(1)
-        first, second = number(left), number(right)
-        if second is not None:
-            return elementwise.step(node.tracer, left, lambda x: function(x, second), node.operator, right)
-        if first is not None:
-            return elementwise.step(node.tracer, right, lambda x: function(first, x), node.operator, left)
-        raise NetworkError("is known with one number alone, as a step of an activation")
-
-    return handled
+    return lambda node: elementwise.with_number(node.tracer, node.input(0), node.input(1), function, node.operator)
 
 
 def _batch_norm(node: Node) -> Value:
