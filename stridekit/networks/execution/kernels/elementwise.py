@@ -94,7 +94,7 @@ class GeluKernel(Kernel):
 
     @classmethod
     def suits(cls, context: Context, resolved: Resolved) -> bool:
-        """Suit the one function."""
+        """Say so of GELU."""
         return isinstance(resolved.operation, Activation) and resolved.operation.function == "gelu"
 
     @property

@@ -105,7 +105,7 @@ class GateKernel(PointwiseKernel):
 
     @classmethod
     def suits(cls, context: Context, resolved: Resolved) -> bool:
-        """Suit inputs of two sizes."""
+        """Say so of inputs of two sizes."""
         return resolved.inputs[0] != resolved.inputs[1]
 
     @property

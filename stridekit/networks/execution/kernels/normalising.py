@@ -77,7 +77,7 @@ class BatchNormKernel(_PerChannel):
 
     @classmethod
     def suits(cls, context: Context, resolved: Resolved) -> bool:
-        """Suit training, where it is not frozen."""
+        """Say so in training, where it is not frozen."""
         return context.training and isinstance(resolved.operation, BatchNorm) and resolved.operation.trained
 
     @property
