@@ -55,6 +55,7 @@ MISTAKES = {
     "missing op": ('{op = "add", ', "{", 26, None, "op"),
     "op that is a number": ('"relu"', "3", 8, "op", "wanted the name"),
     "number for a string": ('"linear"}', "1}", 13, "mode", "string"),
+    "channels that the input has not": ("1e-3", "1e-3, channels = 7", 25, "op", "the parameters are for 7"),
     "string for a number": ("1e-3", '"small"', 25, "epsilon", "number"),
     "string for an int": ("kernel_size = 2", 'kernel_size = "two"', 10, "kernel_size", "wanted an int"),
     "float for an int": ("stride = 2", "stride = 1.5", 10, "stride", "1.5"),

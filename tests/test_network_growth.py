@@ -13,7 +13,9 @@ import pytest
 
 from stridekit.networks import Layer, Network
 from stridekit.networks.execution import arena
-from stridekit.networks.execution.values import Step, Value
+from stridekit.networks.execution.steps import Step, Value
+from stridekit.networks.operations import convolving
+from stridekit.problems.geometry import ConvGeometry, conv_geometry
 from tests.kit.network_cases import chain, layer
 from tests.kit.thinning import every
 
@@ -107,6 +109,19 @@ def test_twice_the_layers_take_twice_the_lines(shape: str, monkeypatch: pytest.M
     described_and_planned(shape, 40)
     few, many = (lines_run(lambda: described_and_planned(shape, count)) for count in (102, 204))  # noqa: B023
     assert many < 2.3 * few
+
+
+def test_a_layers_geometry_is_derived_once_for_each_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[Any] = []
+
+    def counted(size: Any, **window: Any) -> ConvGeometry:
+        sizes.append(tuple(size))
+        return conv_geometry(size, **window)
+
+    monkeypatch.setattr(convolving, "conv_geometry", counted)
+    made = network("straight", 5)
+    made.summary(), made.resized(6).summary(), made.summary()
+    assert sizes == [(4, 4)] * 5 + [(6, 6)] * 5
 
 
 @pytest.mark.parametrize(

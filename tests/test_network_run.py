@@ -203,13 +203,14 @@ def test_a_gates_gradient_is_a_sum_over_each_samples_pixels(
     channels = 24
     shapes = ((batch, channels, *size), (batch, channels, *(1 for _ in size)))
     context = Context("cpu", load_backend("cpu").device(), "numpy", dtype, training=True)
-    kernel = kernel_for(context, Multiply(), shapes, shapes[0], (True, True))
+    gated = Multiply().resolved((shapes[0][1:], shapes[1][1:]))
+    kernel = kernel_for(context, gated, shapes, shapes[0], (True, True))
     x, gate, g = (rng.standard_normal((shape[0], *shape[2:], channels)).astype(numpy_dtype(dtype))
                   for shape in (*shapes, shapes[0]))  # fmt: skip
 
     def run(part: slice) -> list[np.ndarray]:
         count = len(x[part])
-        own = kernel_for(context, Multiply(), tuple((count, *shape[1:]) for shape in shapes), (count, *shapes[0][1:]),
+        own = kernel_for(context, gated, tuple((count, *shape[1:]) for shape in shapes), (count, *shapes[0][1:]),
                          (True, True))  # fmt: skip
         workspace = np.full(own.backward_workspace, 0xFF, np.uint8)
         # The gradient's own memory is taken.
@@ -334,7 +335,7 @@ def test_layers_may_be_called_as_the_engine_calls_what_it_adds(rng: np.random.Ge
     drawn(network, "float64")
     own = {name: tuple(name.rsplit(".", 1)) for name in network.parameters}
     for name, (owner, short) in own.items():
-        plain._parameters[f"{renamed[owner]}.{short}"] = network.parameters[name].copy()
+        plain.given_parameters[f"{renamed[owner]}.{short}"] = network.parameters[name].copy()
     np.testing.assert_array_equal(network.run(x), plain.run(x))
     assert [network.train_step(x, target, "adam") for _ in range(3)] == [
         plain.train_step(x, target, "adam") for _ in range(3)
@@ -500,7 +501,7 @@ def test_shared_parameters_gather_the_gradients_of_all_who_use_them(rng: np.rand
     for name in own.parameter_shapes | own.buffer_shapes:
         owner, short = name.split(".")
         owner = {"b": "a", "c": "a", "m": "n"}.get(owner, owner)
-        own._parameters[name] = shared.parameters[f"{owner}.{short}"].copy()
+        own.given_parameters[name] = shared.parameters[f"{owner}.{short}"].copy()
     x, target = rng.standard_normal((4, 3, 6, 5)), rng.integers(0, 3, 4)
     np.testing.assert_array_equal(shared.run(x), own.run(x))
     together, apart = gradients(shared, x, target, "cpu"), gradients(own, x, target, "cpu")

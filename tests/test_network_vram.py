@@ -21,7 +21,7 @@ from stridekit.networks.execution import Program
 from stridekit.networks.execution import arena as arena_module
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import OPTIMIZERS, Optimizer
-from stridekit.networks.execution.values import Step, Value
+from stridekit.networks.execution.steps import Step, Value
 from tests.kit.network_cases import chain, drawn, every_operation, layer, random_network
 from tests.kit.thinning import every
 

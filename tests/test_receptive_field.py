@@ -35,9 +35,8 @@ Span = tuple[int, int] | None
 
 def taps(network: Network, layer: Layer, pixel: int, axis: int) -> list[int]:
     """Pixels of its first input that a pixel of a layer is computed from, by the operation's definition."""
-    operation = layer.operation
-    shapes = network.input_shapes(layer)
-    size, wanted = shapes[0][1 + axis], network.features[layer.name].shape[1 + axis]
+    operation, at = layer.operation, network.resolved[layer.name]
+    size, wanted = at.inputs[0][1 + axis], at.output[1 + axis]
     if isinstance(operation, Upsample):
         if operation.mode == "nearest":
             return [math.floor(Fraction(pixel * size, wanted))]
@@ -46,13 +45,12 @@ def taps(network: Network, layer: Layer, pixel: int, axis: int) -> list[int]:
             position = Fraction(pixel * (size - 1), max(wanted - 1, 1))
         return sorted({math.floor(position), math.ceil(position)})
     if isinstance(operation, ConvTranspose):
-        window = operation.spread(shapes).axes[axis]
+        window = at.spread.axes[axis]
         places = [pixel + window.pad_before - tap * window.dilation for tap in range(window.kernel)]
         return [place // window.stride for place in places if place % window.stride == 0]
-    geometry = operation.geometry(shapes)
-    if geometry is None:
+    if not at.geometry.axes:
         return [pixel]
-    window = geometry.axes[axis]
+    window = at.geometry.axes[axis]
     return [pixel * window.stride - window.pad_before + tap * window.dilation for tap in range(window.kernel)]
 
 
@@ -73,7 +71,7 @@ class Walk:
         layer = self.network.by_name[name]
         if isinstance(layer.operation, Input):
             return pixel, pixel
-        read = [self.network.by_name[each].name for at, each in enumerate(layer.inputs) if layer.operation.reads(at)]
+        read = [self.network.by_name[each].name for each in layer.read]
         places = [pixel] if len(read) > 1 else taps(self.network, layer, pixel, self.axis)
         found = [span for each in read for place in places if (span := self.span(each, place)) is not None]
         return (min(first for first, _ in found), max(last for _, last in found)) if found else None

@@ -58,7 +58,7 @@ class Wavering(dict):
 
 def test_a_program_that_another_thread_evicts_is_made_again() -> None:
     network = sk.networks.load("textcnn")
-    network.programs = Wavering()
+    network._trained.programs = Wavering()
     batches = [*range(1, 13), 12, 12, 1]
     for batch in batches:
         assert network.vram(batch=batch, backend="cpu") == sk.networks.load("textcnn").vram(batch=batch, backend="cpu")

@@ -1,16 +1,16 @@
-"""Layers and how they fit together: names checked, channels filled in, shapes carried from one to the next."""
+"""Layers and how they fit together: names checked, and each operation resolved on what comes out of those before."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
-from stridekit.arguments import as_int, is_int, items_of, shown
+from stridekit.arguments import as_int, counted, is_int, items_of, shown
 from stridekit.errors import NetworkError, ShapeError, StridekitError
 from stridekit.memory.limits import LARGEST_FEATURE
-from stridekit.networks.operations import Input, Operation, Shape
+from stridekit.networks.operations import Input, Operation, Resolved, Shape
 
 InputSize: TypeAlias = int | Sequence[int] | None
 
@@ -39,6 +39,11 @@ class Layer:
         """Name of the layer that the parameters are of."""
         return self.name if self.shares is None else self.shares
 
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Names of the inputs that are read: of the others only the size matters."""
+        return self.inputs[: self.operation.reads]
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -61,27 +66,47 @@ def input_shape(asked: int | Sequence[int], size: Shape) -> Shape:
     return sizes
 
 
-def resolved(layers: tuple[Layer, ...]) -> tuple[Layer, ...]:
-    """Fill in what each operation takes from its inputs; check names and order on the way."""
-    found: list[Layer] = []
-    features: dict[str, Feature] = {}
+def listed(layers: Iterable[Layer]) -> tuple[Layer, ...]:
+    """Return layers as a tuple, if they are that."""
+    try:
+        found = tuple(layers)
+    except Exception:
+        raise NetworkError(f"layers is {shown(layers)}; wanted a list of Layer", key="layers") from None
+    for layer in found:
+        if not isinstance(layer, Layer):
+            raise NetworkError(f"layers holds {shown(layer)}; wanted a Layer", key="layers")
+    return found
+
+
+def resolve(layers: Sequence[Layer]) -> dict[str, tuple[Resolved, Feature]]:
+    """Return by name each layer's operation on what it reads, and what comes out; check names and order on the way."""
+    found: dict[str, tuple[Resolved, Feature]] = {}
     for layer in layers:
         _check_kinds(layer)
-        _check_names(layer, features)
-        shapes = tuple(features[name].shape for name in layer.inputs)
+        _check_names(layer, found)
         try:
-            operation = layer.operation.resolved(shapes)
+            found[layer.name] = _resolved(layer.operation, [found[name][1] for name in layer.inputs])
         except StridekitError as error:
             raise _at(layer, error) from None
-        found.append(replace(layer, operation=operation))
-        features[layer.name] = _feature(found[-1], features)
-    by_name = {layer.name: layer for layer in found}
-    for layer in found:
+    owners = {layer.name: found[layer.name][0] for layer in layers if layer.shares is None}
+    for layer in layers:
         if layer.shares is not None:
-            _check_sharing(layer, by_name)
-    if not any(isinstance(layer.operation, Input) for layer in found):
+            _check_sharing(layer, found[layer.name][0], owners.get(layer.shares))
+    if not any(isinstance(layer.operation, Input) for layer in layers):
         raise NetworkError("a network needs an input layer")
-    return tuple(found)
+    return found
+
+
+def _resolved(operation: Operation, inputs: Sequence[Feature]) -> tuple[Resolved, Feature]:
+    found = operation.resolved(tuple(feature.shape for feature in inputs))
+    if math.prod(found.output) > LARGEST_FEATURE:
+        raise ShapeError(f"it gives {found.output}, more numbers than the {LARGEST_FEATURE} that a sample can have")
+    if isinstance(operation, Input):
+        return found, Feature(found.output, operation.samples)
+    samples = {feature.samples for feature in inputs[: operation.reads]}
+    if len(samples) > 1:
+        raise ShapeError("its inputs have different numbers of samples")
+    return found, Feature(found.output, samples.pop())
 
 
 def _check_kinds(layer: Layer) -> None:
@@ -98,7 +123,7 @@ def _check_kinds(layer: Layer) -> None:
             )
 
 
-def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
+def _check_names(layer: Layer, before: Mapping[str, object]) -> None:
     if layer.name in before:
         raise NetworkError(f"layer {shown(layer.name)}: there are two of that name", layer=layer.name, key="name")
     for name in layer.inputs:
@@ -118,43 +143,14 @@ def _check_names(layer: Layer, before: dict[str, Feature]) -> None:
         )
 
 
-def _check_sharing(layer: Layer, by_name: dict[str, Layer]) -> None:
-    owner = by_name.get(str(layer.shares))
-    if owner is None or owner.shares is not None:
+def _check_sharing(layer: Layer, own: Resolved, owner: Resolved | None) -> None:
+    if owner is None:
         message = f"shares names {shown(layer.shares)}, and there is no such layer with parameters of its own"
-    elif _kept(owner.operation) != _kept(layer.operation):
+    elif (owner.parameters, owner.buffers) != (own.parameters, own.buffers):
         message = f"shares names {shown(layer.shares)}, whose parameters have other shapes"
     else:
         return
     raise NetworkError(f"layer {shown(layer.name)}: {message}", layer=layer.name, key="shares")
-
-
-def _kept(operation: Operation) -> tuple[dict[str, Shape], dict[str, Shape]]:
-    return operation.parameter_shapes(), operation.buffer_shapes()
-
-
-def features_of(layers: tuple[Layer, ...]) -> dict[str, Feature]:
-    """Return what comes out of each layer, by name."""
-    features: dict[str, Feature] = {}
-    for layer in layers:
-        features[layer.name] = _feature(layer, features)
-    return features
-
-
-def _feature(layer: Layer, before: dict[str, Feature]) -> Feature:
-    operation = layer.operation
-    try:
-        shape = operation.output_shape(tuple(before[name].shape for name in layer.inputs))
-        if math.prod(shape) > LARGEST_FEATURE:
-            raise ShapeError(f"it gives {shape}, more numbers than the {LARGEST_FEATURE} that a sample can have")
-        if isinstance(operation, Input):
-            return Feature(shape, operation.samples)
-        read = [before[name] for position, name in enumerate(layer.inputs) if operation.reads(position)]
-        if len({feature.samples for feature in read}) > 1:
-            raise ShapeError("its inputs have different numbers of samples")
-        return Feature(shape, read[0].samples)
-    except StridekitError as error:
-        raise _at(layer, error) from None
 
 
 def _at(layer: Layer, error: Exception) -> NetworkError:
@@ -163,3 +159,29 @@ def _at(layer: Layer, error: Exception) -> NetworkError:
     word = message.split(" ", 1)[0]
     key = word if word in getattr(layer.operation, "__dataclass_fields__", {}) else None
     return NetworkError(f"layer {shown(layer.name)} ({layer.operation.kind}): {message}", layer=layer.name, key=key)
+
+
+def ends(
+    layers: Sequence[Layer], outputs: Sequence[str] | None, output_names: Sequence[str] | None
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the layers whose results are returned, by default those that no other reads, and what these are called."""
+    known, read = {layer.name for layer in layers}, {name for layer in layers for name in layer.inputs}
+    unread = tuple(layer.name for layer in layers if layer.name not in read)
+    found = unread if outputs is None else _names("outputs", outputs)
+    for output in found:
+        if output not in known:
+            raise NetworkError(f"outputs names {shown(output)}, and there is no such layer", key="outputs")
+    called = found if output_names is None else _names("output_names", output_names)
+    if len(called) != len(found):
+        raise NetworkError(f"output_names has {counted(called)} for {len(found)} outputs")
+    if len(set(called)) < len(called):
+        key = "outputs" if output_names is None else "output_names"
+        raise NetworkError(f"{key} names one twice, of {counted(called)}; results come by these names", key=key)
+    return found, called
+
+
+def _names(what: str, names: Sequence[str]) -> tuple[str, ...]:
+    items = items_of(names)
+    if not items or not all(isinstance(item, str) for item in items):
+        raise NetworkError(f"{what} is {shown(names)}; wanted a list of names", key=what)
+    return items

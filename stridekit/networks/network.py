@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from stridekit.arguments import as_int, as_path, shown
+from stridekit.arguments import as_flag, as_int, as_path, shown
 from stridekit.backends import Device
+from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import NetworkError
-from stridekit.memory.arrays import Array
+from stridekit.memory.arrays import Array, dtype_name, numpy_dtype
 from stridekit.networks.execution import NetworkVram, Optimizer, predict_vram, run, train_step
 from stridekit.networks.execution.fitting import largest_batch
 from stridekit.networks.execution.optimizers import optimizer_called
-from stridekit.networks.graph import Graph
-from stridekit.networks.layers import InputSize
-from stridekit.networks.readers.onnx import network_of_onnx
-from stridekit.networks.readers.toml.files import parse_toml, read_toml
-from stridekit.networks.readers.torch import network_of_torch
+from stridekit.networks.layers import Feature, InputSize, Layer, ends, input_shape, listed, resolve
+from stridekit.networks.operations import Input, Resolved, Shape
+from stridekit.networks.readers import Draft
+from stridekit.networks.readers.onnx import read_onnx
+from stridekit.networks.readers.toml import parse_toml, read_toml
+from stridekit.networks.readers.torch import read_torch
 from stridekit.networks.summary import Summary, summarize
+from stridekit.networks.trained import Trained, draw
 from stridekit.vram import parse_bytes
 
 
-class Network(Graph):
-    """A graph of layers.
+class Network(Remembering):
+    """Layers in an order in which they can run, and their parameters.
 
     Made by `stridekit.networks.load`, `Network.from_toml`, `Network.from_onnx` or `Network.from_torch`.
 
@@ -41,16 +46,53 @@ class Network(Graph):
     parameters : dict of array, optional
         By ``"layer.name"``, such as ``"conv1.weight"``; what is not given is drawn by `initialize` at first use.
 
+    Attributes
+    ----------
+    by_name : dict of Layer
+    features : dict of Feature
+        What comes out of each layer.
+    resolved : dict of Resolved
+        Each layer's operation on what it reads.
+
     Raises
     ------
     NetworkError
         Naming the layer that does not fit.
     """
 
+    def __init__(
+        self,
+        name: str,
+        layers: Iterable[Layer],
+        *,
+        outputs: Sequence[str] | None = None,
+        output_names: Sequence[str] | None = None,
+        source: str = "",
+        parameters: Mapping[str, Any] | None = None,
+    ):
+        for what, text in (("name", name), ("source", source)):
+            if not isinstance(text, str):
+                raise NetworkError(f"{what} is {shown(text)}; wanted a str", key=what)
+        self.name, self.source = name, source
+        given = listed(layers)
+        found = resolve(given)
+        self.resolved: dict[str, Resolved] = {name: resolved for name, (resolved, _) in found.items()}
+        self.features: dict[str, Feature] = {name: feature for name, (_, feature) in found.items()}
+        self.layers = tuple(replace(layer, operation=self.resolved[layer.name].operation) for layer in given)
+        self.by_name = {layer.name: layer for layer in self.layers}
+        self.outputs, self.output_names = ends(self.layers, outputs, output_names)
+        if parameters is not None and not isinstance(parameters, Mapping):
+            raise NetworkError(f"parameters is {shown(parameters)}; wanted a dictionary of arrays")
+        self._trained = Trained(dict(parameters or {}))
+        self._trained.check({**self.parameter_shapes, **self.buffer_shapes})
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_trained": copy(self._trained)}
+
     # Reading.
 
     @classmethod
-    def from_toml(cls, path: str | Path) -> Network:
+    def from_toml(cls, path: str | Path) -> Self:
         """Read a network file; `stridekit.networks.load` takes the names of those that ship, too.
 
         Raises
@@ -61,7 +103,7 @@ class Network(Graph):
         return cls._of(read_toml(as_path("path", path, error=NetworkError)))
 
     @classmethod
-    def parse(cls, text: str, file: str = "network") -> Network:
+    def parse(cls, text: str, file: str = "network") -> Self:
         """Read the text of a network file; `file` is its name in messages.
 
         Raises
@@ -75,7 +117,7 @@ class Network(Graph):
         return cls._of(parse_toml(text, file))
 
     @classmethod
-    def from_onnx(cls, model: Any, *, input_size: InputSize = None) -> Network:
+    def from_onnx(cls, model: Any, *, input_size: InputSize = None) -> Self:
         """Read an ONNX model, with its weights.
 
         Parameters
@@ -91,10 +133,10 @@ class Network(Graph):
         MissingExtraError
             If onnx is not installed: ``pip install '.[onnx]'`` in the clone.
         """
-        return cls._of(network_of_onnx(model, input_size))
+        return cls._of(read_onnx(model, input_size))
 
     @classmethod
-    def from_torch(cls, module: Any, input_size: Sequence[int] = (3, 224, 224)) -> Network:
+    def from_torch(cls, module: Any, input_size: Sequence[int] = (3, 224, 224)) -> Self:
         """Read a ``torch.nn.Module``, with its weights, by exporting it in evaluation mode at `input_size`.
 
         Raises
@@ -102,18 +144,125 @@ class Network(Graph):
         NetworkError
             Naming the node and the operator, for one that is not known.
         """
-        return cls._of(network_of_torch(module, input_size))
+        return cls._of(read_torch(module, input_size))
 
     @classmethod
-    def _of(cls, graph: Graph) -> Network:
-        return cls(
-            graph.name,
-            graph.layers,
-            outputs=graph.outputs,
-            output_names=graph.output_names,
-            source=graph.source,
-            parameters=graph.given_parameters,
-        )
+    def _of(cls, draft: Draft) -> Self:
+        read = dict(vars(draft))
+        placed = read.pop("placed")
+        try:
+            return cls(**read)
+        except NetworkError as error:
+            raise placed(error) from None
+
+    def _like(self, layers: Iterable[Layer], parameters: Mapping[str, Any] | None = None) -> Self:
+        """Return a network that is called as this one, and gives the same."""
+        given: dict[str, Any] = {"outputs": self.outputs, "output_names": self.output_names, "source": self.source}
+        return type(self)(self.name, layers, **given, parameters=parameters)
+
+    # Sizes.
+
+    @property
+    def inputs(self) -> tuple[Layer, ...]:
+        """The layers that hold what the network is given."""
+        return tuple(layer for layer in self.layers if isinstance(layer.operation, Input))
+
+    def resized(self, input_size: InputSize) -> Self:
+        """Return the same network, of the same parameters, at another size of its first input.
+
+        Parameters
+        ----------
+        input_size : int, spatial sizes, or ``(C, *spatial)``; None leaves it
+        """
+        if input_size is None:
+            return self
+        first = self.inputs[0]
+        assert isinstance(first.operation, Input)
+        size = input_shape(input_size, first.operation.size)
+        layers = [
+            replace(layer, operation=replace(first.operation, size=size)) if layer is first else layer
+            for layer in self.layers
+        ]
+        other = self._like(layers)
+        # One object: what is trained or drawn in one is so in the other.
+        other._trained = self._trained
+        return other
+
+    def input_shapes(self, layer: Layer) -> tuple[Shape, ...]:
+        """Return the shapes that a layer reads."""
+        if not isinstance(layer, Layer) or layer != self.by_name.get(layer.name):
+            raise NetworkError(f"layer is {shown(layer)}; wanted one of the network's layers")
+        return self.resolved[layer.name].inputs
+
+    # Parameters.
+
+    @property
+    def _owners(self) -> dict[str, Resolved]:
+        """What each layer with parameters of its own is on what it reads."""
+        return {layer.name: self.resolved[layer.name] for layer in self.layers if layer.shares is None}
+
+    @cached_property
+    def parameter_shapes(self) -> dict[str, Shape]:
+        """Shapes of all that is trained, by ``"layer.name"``."""
+        return {
+            f"{layer}.{name}": shape for layer, own in self._owners.items() for name, shape in own.parameters.items()
+        }
+
+    @cached_property
+    def buffer_shapes(self) -> dict[str, Shape]:
+        """Shapes of all that is kept and not trained, by ``"layer.name"``."""
+        return {f"{layer}.{name}": shape for layer, own in self._owners.items() for name, shape in own.buffers.items()}
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """All parameters and buffers, by ``"layer.name"``; drawn by `initialize` if some are missing."""
+        if not self.has_parameters:
+            self.initialize()
+        return self._trained.parameters
+
+    @property
+    def given_parameters(self) -> dict[str, Any]:
+        """Those parameters and buffers that there are already."""
+        return self._trained.parameters
+
+    @property
+    def has_parameters(self) -> bool:
+        """Whether every parameter is there: none has to be drawn."""
+        return len(self._trained.parameters) == len(self.parameter_shapes) + len(self.buffer_shapes)
+
+    @property
+    def optimizers(self) -> dict[str, Any]:
+        """The optimizers that were called by their names, with their states."""
+        return self._trained.optimizers
+
+    @property
+    def programs(self) -> dict[Any, Any]:
+        """What running the network keeps."""
+        return self._trained.programs
+
+    def astype(self, dtype: Any) -> Self:
+        """Return the same network with its parameters in another float type."""
+        kind = numpy_dtype(dtype_name("dtype", dtype))
+        cast = {name: value.astype(kind) for name, value in self.parameters.items()}
+        return self._like(self.layers, cast)
+
+    def initialize(self, seed: int = 0, dtype: Any = "float32", *, all: bool = False) -> Self:
+        """Draw the parameters that are missing, or all of them, and return the network.
+
+        Weights are normal with variance ``2 / fan_in`` (K. He et al., ICCV 2015), biases 0, normalisations 1 and 0.
+
+        Parameters
+        ----------
+        seed : int
+        dtype : str or dtype
+        all : bool
+            Also those that there are.
+        """
+        seed, all = as_int("seed", seed, 0), as_flag("all", all)
+        have = {} if all else self._trained.parameters
+        drawn = draw(self._owners, seed, numpy_dtype(dtype_name("dtype", dtype)))
+        self._trained.parameters.update({name: value for name, value in drawn.items() if name not in have})
+        return self
 
     # Answers.
 
@@ -313,3 +462,7 @@ class Network(Graph):
         if isinstance(chosen, str):
             chosen = self.optimizers.setdefault(chosen, optimizer_called(chosen))
         return train_step(self, x, target, chosen, backend)
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(str(self.features[layer.name].shape) for layer in self.inputs)
+        return f"{type(self).__name__}({self.name!r}, {len(self.layers)} layers, input {sizes})"

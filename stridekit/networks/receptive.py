@@ -19,8 +19,8 @@ from stridekit.networks.operations import Input, Reach
 from stridekit.networks.operations.base import FIRST_PIXEL
 
 if TYPE_CHECKING:
-    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import Layer
+    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ START = AxisField(Fraction(0), Fraction(0), Fraction(1))
 Fields: TypeAlias = tuple[AxisField, ...]
 
 
-def axis_fields(network: Graph) -> dict[str, Fields | None]:
+def axis_fields(network: Network) -> dict[str, Fields | None]:
     """Return what an output pixel of each layer depends on, along each axis; None where that is everything."""
     found: dict[str, Fields | None] = {}
     for layer in network.layers:
@@ -73,22 +73,21 @@ def axis_fields(network: Graph) -> dict[str, Fields | None]:
     return found
 
 
-def _of_layer(network: Graph, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
+def _of_layer(network: Network, layer: Layer, before: dict[str, Fields | None]) -> Fields | None:
     output = network.features[layer.name].shape
     if isinstance(layer.operation, Input):
         return (START,) * (len(output) - 1) if len(output) > 1 else None
-    shapes = network.input_shapes(layer)
-    reach = layer.operation.reach(shapes, output)
+    resolved = network.resolved[layer.name]
+    reach = layer.operation.reach(resolved)
     if reach is None:
         return None
     known: list[Fields] = []
-    for position, name in enumerate(layer.inputs):
-        if layer.operation.reads(position):
-            fields = before[name]
-            if fields is None or len(fields) != len(reach):
-                return None
-            own = (FIRST_PIXEL,) * len(reach) if layer.operation.spreads(position, shapes) else reach
-            known.append(tuple(field.through(one) for field, one in zip(fields, own, strict=True)))
+    for position, name in enumerate(layer.read):
+        fields = before[name]
+        if fields is None or len(fields) != len(reach):
+            return None
+        own = (FIRST_PIXEL,) * len(reach) if layer.operation.spreads(position, resolved.inputs) else reach
+        known.append(tuple(field.through(one) for field, one in zip(fields, own, strict=True)))
     return tuple(joined([fields[axis] for fields in known], output[1 + axis]) for axis in range(len(reach)))
 
 

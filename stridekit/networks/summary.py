@@ -12,8 +12,8 @@ from stridekit.networks.operations import Input, Shape, volume
 from stridekit.networks.receptive import Fields, axis_fields
 
 if TYPE_CHECKING:
-    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import Layer
+    from stridekit.networks.network import Network
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ class Summary:
         return text_of(summary_parts(self, all_layers=True))
 
 
-def summarize(network: Graph, batch: int, dtype: Any) -> Summary:
+def summarize(network: Network, batch: int, dtype: Any) -> Summary:
     """Return the summary of a network at its own input size."""
     name = dtype_name("dtype", dtype)
     fields = axis_fields(network)
@@ -165,19 +165,12 @@ def summarize(network: Graph, batch: int, dtype: Any) -> Summary:
     return Summary(network.name, (batch, *image), name, rows)
 
 
-def _row(network: Graph, layer: Layer, fields: Fields | None, image: Shape, batch: int, unit: int) -> SummaryRow:
-    operation, feature = layer.operation, network.features[layer.name]
-    shapes = network.input_shapes(layer)
-    geometry = operation.geometry(shapes)
-    owned = operation if layer.shares is None else None
-    parameters = sum(map(volume, operation.parameter_shapes().values()))
-    buffers = sum(map(volume, operation.buffer_shapes().values()))
+def _row(network: Network, layer: Layer, fields: Fields | None, image: Shape, batch: int, unit: int) -> SummaryRow:
+    operation, feature, at = layer.operation, network.features[layer.name], network.resolved[layer.name]
+    geometry, owned = at.geometry if at.geometry.axes else None, layer.shares is None
+    parameters, buffers = (sum(map(volume, each.values())) for each in (at.parameters, at.buffers))
     samples = batch * feature.samples
-    read = sum(
-        volume(shape) * network.features[name].samples
-        for position, (name, shape) in enumerate(zip(layer.inputs, shapes, strict=True))
-        if operation.reads(position)
-    )
+    read = sum(volume(each.shape) * each.samples for each in (network.features[name] for name in layer.read))
     size = feature.shape[1:]
     return SummaryRow(
         name=layer.name,
@@ -200,7 +193,7 @@ def _row(network: Graph, layer: Layer, fields: Fields | None, image: Shape, batc
         phase=None if geometry is None else geometry.phase,
         unread=None if geometry is None else geometry.unread,
         parameters=parameters if owned else 0,
-        macs=operation.macs(shapes, feature.shape) * samples,
+        macs=at.macs * samples,
         bytes_moved=0
         if isinstance(operation, Input)
         else (batch * read + samples * volume(feature.shape) + parameters + buffers) * unit,

@@ -107,7 +107,7 @@ class Gradient:
     @property
     def names(self) -> tuple[str, str]:
         """Names of the operands, in order."""
-        return ("weight" if self.direction == "input_grad" else "input", "grad_output")
+        return ("weight" if self.direction == "input_grad" else "x", "grad_output")
 
     @property
     def channels_last(self) -> bool:

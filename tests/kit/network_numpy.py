@@ -41,32 +41,32 @@ def formula(network: Network, layer: Layer, inputs: list[np.ndarray]) -> np.ndar
     """Return what a layer gives for float64 inputs, outside training."""
     of: Any = layer.operation
     x, rank, kind = inputs[0], inputs[0].ndim - 2, layer.operation.kind
-    shapes = [each.shape[1:] for each in inputs]
+    at = layer.operation.resolved(tuple(each.shape[1:] for each in inputs))
 
     def own(name: str, *, spread: bool = True) -> np.ndarray:
         value = np.asarray(network.parameters[f"{layer.owner}.{name}"]).astype(np.float64)
         return value.reshape(-1, *(1,) * rank) if spread else value
 
     if kind == "conv":
-        y = correlated(x, own("weight", spread=False), of.geometry(shapes), of.groups, of.padding_mode)
+        y = correlated(x, own("weight", spread=False), at.geometry, of.groups, of.padding_mode)
         return y + own("bias") if of.bias else y
     if kind == "conv_transpose":
-        y = spread_out(x, own("weight", spread=False), of.spread(shapes), of.groups)
+        y = spread_out(x, own("weight", spread=False), at.spread, of.groups)
         return y + own("bias") if of.bias else y
     if kind == "linear":
         y = x @ own("weight", spread=False).T
         return y + own("bias", spread=False) if of.bias else y
     if kind in ("max_pool", "avg_pool"):
-        return _pooled(x, of.geometry(shapes), kind == "max_pool", kind == "max_pool" or not of.count_include_pad)
+        return _pooled(x, at.geometry, kind == "max_pool", kind == "max_pool" or not of.count_include_pad)
     if kind == "adaptive_avg_pool":
-        return _pooled(x, of.geometry(shapes), False, False)
+        return _pooled(x, at.geometry, False, False)
     if kind == "blur_pool":
         line = (np.poly1d([0.5, 0.5]) ** (of.filter_size - 1)).coeffs
         taps = line
         for _ in range(rank - 1):
             taps = np.multiply.outer(taps, line)
         weight = np.broadcast_to(taps, (x.shape[1], 1, *taps.shape))
-        return correlated(x, weight, of.geometry(shapes), x.shape[1], of.padding_mode)
+        return correlated(x, weight, at.geometry, x.shape[1], of.padding_mode)
     if kind in ("global_avg_pool", "global_max_pool"):
         axes = tuple(range(2, x.ndim))
         return x.mean(axes, keepdims=True) if kind == "global_avg_pool" else x.max(axes, keepdims=True)
@@ -88,7 +88,7 @@ def formula(network: Network, layer: Layer, inputs: list[np.ndarray]) -> np.ndar
     if kind == "slice":
         return x[:, of.start : of.stop]
     if kind == "upsample":
-        for axis, wanted in enumerate(of.output_shape(shapes)[1:]):
+        for axis, wanted in enumerate(at.output[1:]):
             x = _resized(x, 2 + axis, wanted, of.mode, of.align_corners)
         return x
     if kind == "flatten":

@@ -42,14 +42,14 @@ class TorchNetwork:
         def own(name: str) -> torch.Tensor | None:
             return self.parameters.get(f"{layer.owner}.{name}")
 
-        kind = operation.kind
+        kind, at = operation.kind, operation.resolved(tuple(tuple(each.shape[1:]) for each in inputs))
         if kind == "conv":
-            geometry = operation.geometry([tuple(x.shape[1:])])
+            geometry = at.geometry
             x = padded(x, geometry.padding, operation.padding_mode)
             convolve = (functional.conv1d, functional.conv2d, functional.conv3d)[rank - 1]
             return convolve(x, own("weight"), own("bias"), geometry.stride, 0, geometry.dilation, operation.groups)
         if kind == "conv_transpose":
-            geometry = operation.spread([tuple(each.shape[1:]) for each in inputs])
+            geometry = at.spread
             spread = (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d)[rank - 1]
             whole = spread(x, own("weight"), None, geometry.stride, 0, 0, operation.groups, geometry.dilation)
             for axis, (size, (before, _)) in enumerate(zip(geometry.input_size, geometry.padding, strict=True)):
@@ -70,7 +70,7 @@ class TorchNetwork:
                 options["count_include_pad"] = operation.count_include_pad
             return pool(x, operation.kernel_size, operation.stride, operation.padding, **options)
         if kind == "blur_pool":
-            geometry = operation.geometry([tuple(x.shape[1:])])
+            geometry = at.geometry
             line = torch.tensor((np.poly1d([0.5, 0.5]) ** (operation.filter_size - 1)).coeffs, dtype=x.dtype)
             taps = line
             for _ in range(rank - 1):
@@ -117,7 +117,7 @@ class TorchNetwork:
         if kind == "slice":
             return x[:, operation.start : operation.stop]
         if kind == "upsample":
-            size = operation.output_shape([tuple(each.shape[1:]) for each in inputs])[1:]
+            size = at.output[1:]
             if operation.mode == "nearest":
                 return functional.interpolate(x, size)
             mode = ("linear", "bilinear", "trilinear")[rank - 1]

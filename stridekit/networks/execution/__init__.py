@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from stridekit.arguments import as_flag, as_int, shown
 from stridekit.backends import Device, load_backend, memory_of
@@ -12,9 +12,11 @@ from stridekit.memory.arrays import Array, dtype_name, library_of, one_library, 
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer, optimizer_called
 from stridekit.networks.execution.program import NetworkVram, Program
-from stridekit.networks.graph import Graph
-from stridekit.networks.layers import InputSize
 from stridekit.planning.dispatch import choose_backend, place_to_plan_for
+
+if TYPE_CHECKING:
+    from stridekit.networks.layers import InputSize
+    from stridekit.networks.network import Network
 
 __all__ = ["NetworkVram", "Optimizer", "Program", "predict_vram", "run", "train_step"]
 
@@ -23,7 +25,7 @@ _KEPT = 8
 
 
 def predict_vram(
-    network: Graph,
+    network: Network,
     *,
     input_size: InputSize,
     batch: int,
@@ -45,7 +47,7 @@ def predict_vram(
     return _program(network.resized(input_size), batch, context).vram(slots if training else 0)
 
 
-def run(network: Graph, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
+def run(network: Network, x: Array | Mapping[str, Array], backend: str) -> Array | dict[str, Array]:
     """Run a network; `Network.run` says how."""
     given, program = _ready(network, x, backend, training=False)
     found = program.run(given)
@@ -54,7 +56,7 @@ def run(network: Graph, x: Array | Mapping[str, Array], backend: str) -> Array |
 
 
 def train_step(
-    network: Graph, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
+    network: Network, x: Array | Mapping[str, Array], target: Array, optimizer: Optimizer, backend: str
 ) -> float:
     """Do one step of training; `Network.train_step` says how."""
     library_of("target", target)
@@ -64,7 +66,7 @@ def train_step(
 
 
 def _ready(
-    network: Graph, x: Array | Mapping[str, Array], backend: str, *, training: bool
+    network: Network, x: Array | Mapping[str, Array], backend: str, *, training: bool
 ) -> tuple[dict[str, Array], Program]:
     """Check what is given, choose where to run, and return it by layer, with the program."""
     layers = network.inputs
@@ -100,7 +102,7 @@ def _context(name: str, device: Any, dtype: Any, training: bool) -> Context:
     return Context(name, device, memory_of(name, device).library, dtype_name("dtype", dtype), training)
 
 
-def _program(network: Graph, batch: int, context: Context) -> Program:
+def _program(network: Network, batch: int, context: Context) -> Program:
     """Return the program, remembered by what it depends on."""
     kept: dict[Any, Program] = network.programs
     key = (tuple(network.features[layer.name] for layer in network.inputs), batch, context)

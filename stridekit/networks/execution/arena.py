@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import NamedTuple, TypeAlias
 
 from stridekit.memory.workspace import align
-from stridekit.networks.execution.values import Step, Value
+from stridekit.networks.execution.steps import Step, Value
 
 _ORDERS = 10
 _MOST_LOOKS = 4_000_000

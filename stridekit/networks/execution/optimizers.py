@@ -14,7 +14,7 @@ from stridekit.errors import ShapeError
 from stridekit.memory.arrays import Array
 from stridekit.memory.spaces import Memory
 from stridekit.networks.execution.kernels import Context
-from stridekit.networks.execution.values import brought
+from stridekit.networks.execution.steps import brought
 from stridekit.networks.operations import Shape
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,8 +20,10 @@ from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
 from stridekit.networks.execution.scheduling import Schedule, schedule
-from stridekit.networks.execution.values import brought
-from stridekit.networks.graph import Graph
+from stridekit.networks.execution.steps import brought
+
+if TYPE_CHECKING:
+    from stridekit.networks.network import Network
 
 _UINT8: np.dtype[Any] = np.dtype(np.uint8)
 
@@ -70,7 +72,7 @@ class NetworkVram:
 class Program:
     """A network at one size and batch, on one device."""
 
-    def __init__(self, network: Graph, batch: int, context: Context):
+    def __init__(self, network: Network, batch: int, context: Context):
         self.network, self.batch, self.context = network, batch, context
 
     @cached_property

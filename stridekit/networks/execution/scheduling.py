@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,10 +13,12 @@ from stridekit.errors import NetworkError
 from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
-from stridekit.networks.execution.values import Step, Value, Views
-from stridekit.networks.graph import Graph
-from stridekit.networks.layers import Layer
-from stridekit.networks.operations import Input, Shape, SoftmaxCrossEntropy
+from stridekit.networks.execution.steps import Step, Value, Views
+from stridekit.networks.operations import Input, Resolved, Shape, SoftmaxCrossEntropy
+
+if TYPE_CHECKING:
+    from stridekit.networks.layers import Layer
+    from stridekit.networks.network import Network
 
 
 @dataclass
@@ -59,7 +60,7 @@ class Schedule:
         return name
 
 
-def schedule(network: Graph, batch: int, context: Context) -> Schedule:
+def schedule(network: Network, batch: int, context: Context) -> Schedule:
     """Return what a run takes, or in training a step: forward, the loss, backward.
 
     Raises
@@ -81,7 +82,7 @@ def schedule(network: Graph, batch: int, context: Context) -> Schedule:
 
 
 class _Scheduler:
-    def __init__(self, network: Graph, batch: int, context: Context):
+    def __init__(self, network: Network, batch: int, context: Context):
         self.network, self.batch, self.context = network, batch, context
         self.found = Schedule()
         self.trained = _trained(network) if context.training else set()
@@ -101,12 +102,9 @@ class _Scheduler:
             found.steps.append(Step(f"{layer.name} given", (), (layer.name,), 0, None, feeds=layer.name))
             return
         shapes = tuple(self._shape(name) for name in layer.inputs)
-        wanted = tuple(
-            name in self.trained and layer.operation.reads(position) for position, name in enumerate(layer.inputs)
-        )
-        kernel = kernel_for(self.context, layer.operation, shapes, shape, wanted)
+        wanted = tuple(name in self.trained for name in layer.read)
+        kernel = kernel_for(self.context, self._at(layer), shapes, shape, wanted)
         found.kernels[layer.name] = kernel
-        reads = tuple(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
         saved = {}
         if self.context.training:
             saved = self.saved[layer.name] = {
@@ -118,7 +116,7 @@ class _Scheduler:
         def run(views: Views, workspace: Array) -> None:
             kernel.forward(
                 Forward(
-                    [views[name] for name in reads],
+                    [views[name] for name in layer.read],
                     views[layer.name],
                     {short: views[name] for short, name in parameters.items()},
                     {short: views[name] for short, name in saved.items()},
@@ -130,7 +128,7 @@ class _Scheduler:
         found.steps.append(
             Step(
                 f"{layer.name} forward",
-                reads,
+                layer.read,
                 (layer.name, *saved.values()),
                 kernel.forward_workspace,
                 run,
@@ -158,7 +156,7 @@ class _Scheduler:
 
     def _update(self, layer: Layer) -> None:
         """Move a layer's parameters: nobody reads them any more, so their gradients need not be kept."""
-        for short in layer.operation.parameter_shapes():
+        for short in self._at(layer).parameters:
             name = f"{layer.owner}.{short}"
             gradient = self.parameter_gradients[name]
             workspace = update_workspace(self.context, math.prod(self.found.values[gradient].shape))
@@ -179,7 +177,8 @@ class _Scheduler:
     def _loss(self, source: str) -> None:
         """Add the step from what is compared with the target to its gradient."""
         found, shape = self.found, self._shape(source)
-        kernel = kernel_for(self.context, SoftmaxCrossEntropy(), (shape,), shape, (True,))
+        softmax = SoftmaxCrossEntropy().resolved((shape[1:],))
+        kernel = kernel_for(self.context, softmax, (shape,), shape, (True,))
         assert isinstance(kernel, SoftmaxKernel)
         gradient = self._gradient(source, None)
         loss = found.loss = self._add("loss", (1,), np.dtype(np.float64), "saved")
@@ -198,17 +197,16 @@ class _Scheduler:
         """Add the step from a layer's gradient to those of its inputs and parameters."""
         kernel, found = self.found.kernels[layer.name], self.found
         gradient = self.gradients[layer.name]
-        sources = [name for position, name in enumerate(layer.inputs) if layer.operation.reads(position)]
         if kernel.passes_gradient:
-            self._pass_on(layer, gradient, sources)
+            self._pass_on(layer, gradient)
             return
         # A second gradient of the same value is computed beside the first, and added to it.
         totals: dict[str, str] = {}
-        targets = [self._gradient(name, totals) if name in self.trained else None for name in sources]
-        owned = {short: self._parameter_gradient(layer, short, totals) for short in layer.operation.parameter_shapes()}
+        targets = [self._gradient(name, totals) if name in self.trained else None for name in layer.read]
+        owned = {short: self._parameter_gradient(layer, short, totals) for short in self._at(layer).parameters}
         parameters = self._parameters_of(layer)
         saved = self.saved[layer.name]
-        inputs = sources if kernel.saves_inputs else []
+        inputs = layer.read if kernel.saves_inputs else ()
         output = [layer.name] if kernel.saves_output else []
         written = [name for name in (*targets, *owned.values()) if name is not None]
 
@@ -246,10 +244,10 @@ class _Scheduler:
             )
         )
 
-    def _pass_on(self, layer: Layer, gradient: str, sources: Sequence[str]) -> None:
+    def _pass_on(self, layer: Layer, gradient: str) -> None:
         """Give each input the gradient as it is: copied where it is the first, else added."""
         targets: list[tuple[str, bool]] = []
-        for name in sources:
+        for name in layer.read:
             if name in self.trained:
                 fresh = name not in self.contributions
                 targets.append((self._gradient(name, None), fresh))
@@ -290,7 +288,7 @@ class _Scheduler:
     def _parameter_gradient(self, layer: Layer, short: str, totals: dict[str, str]) -> str:
         """Return the value for a parameter's gradient, or for one more beside the first, where layers share it."""
         owner = f"{layer.owner}.{short}"
-        shape = layer.operation.parameter_shapes()[short]
+        shape = self._at(layer).parameters[short]
         suffix = f".grad+{layer.name}" if owner in self.parameter_gradients else ".grad"
         made = self._add(f"{owner}{suffix}", shape, self.context.element, "parameter gradient")
         first = self.parameter_gradients.setdefault(owner, made)
@@ -311,8 +309,10 @@ class _Scheduler:
 
     def _parameters_of(self, layer: Layer) -> dict[str, str]:
         """Return what a layer reads beside its inputs, by short names."""
-        short = (*layer.operation.parameter_shapes(), *layer.operation.buffer_shapes())
-        return {name: self.found.parameters[f"{layer.owner}.{name}"] for name in short}
+        return {name: self.found.parameters[f"{layer.owner}.{name}"] for name in self._at(layer).kept}
+
+    def _at(self, layer: Layer) -> Resolved:
+        return self.network.resolved[layer.name]
 
     def _shape(self, name: str) -> Shape:
         """Return ``(N, C, *spatial)`` of what a layer gives."""
@@ -320,23 +320,21 @@ class _Scheduler:
         return (self.batch * feature.samples, *feature.shape)
 
 
-def _first_users(network: Graph, output: str) -> dict[str, str]:
+def _first_users(network: Network, output: str) -> dict[str, str]:
     """Return by owner of parameters the first layer that uses them on the way to `output`: backward, the last."""
     reached, users = {output}, {}
     for layer in reversed(network.layers):
         if layer.name in reached:
-            reached.update(name for position, name in enumerate(layer.inputs) if layer.operation.reads(position))
+            reached.update(layer.read)
             users[layer.owner] = layer.name
     return users
 
 
-def _trained(network: Graph) -> set[str]:
+def _trained(network: Network) -> set[str]:
     """Return the layers whose gradient is wanted: those with parameters, or with some before them."""
     found: set[str] = set()
     for layer in network.layers:
-        if layer.operation.parameter_shapes() or any(
-            name in found for position, name in enumerate(layer.inputs) if layer.operation.reads(position)
-        ):
+        if network.resolved[layer.name].parameters or not found.isdisjoint(layer.read):
             found.add(layer.name)
     return found
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from stridekit.networks.operations.base import Operation, Reach, Shape, volume
-from stridekit.networks.operations.convolutions import Conv, ConvTranspose, Linear
+from stridekit.networks.operations.base import Operation, Reach, Resolved, Shape, volume
+from stridekit.networks.operations.convolving import Conv, ConvTranspose, Linear
 from stridekit.networks.operations.elementwise import (
     FUNCTIONS,
     Activation,
@@ -14,7 +14,7 @@ from stridekit.networks.operations.elementwise import (
     Scale,
     SoftmaxCrossEntropy,
 )
-from stridekit.networks.operations.poolings import (
+from stridekit.networks.operations.pooling import (
     AdaptiveAvgPool,
     AvgPool,
     BlurPool,
@@ -73,6 +73,7 @@ __all__ = [
     "Multiply",
     "Operation",
     "Reach",
+    "Resolved",
     "Scale",
     "Shape",
     "Slice",

@@ -1,18 +1,20 @@
 """What every operation of a network says of itself: shapes, parameters, costs, and what an output pixel reads.
 
-Nothing here runs, and no array is held. A shape is that of one sample: ``(C, *spatial)``, or ``(F,)`` once flattened.
+Nothing here runs, and no array is kept. A shape is that of one sample: ``(C, *spatial)``, or ``(F,)`` once flattened.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar, TypeAlias
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
 
 from stridekit.errors import ShapeError
-from stridekit.problems.geometry import ConvGeometry
+from stridekit.problems.geometry import AxisGeometry, ConvGeometry
 
 Shape: TypeAlias = tuple[int, ...]
 Sizes: TypeAlias = int | tuple[int, ...]
@@ -36,6 +38,9 @@ FIRST_PIXEL = Reach(Fraction(0), Fraction(0), Fraction(0))
 """Wherever the output's pixel is."""
 
 
+NO_WINDOWS = ConvGeometry(())
+
+
 @dataclass(frozen=True)
 class Operation:
     """One operation of a network; its fields are what a network file may say of it."""
@@ -43,13 +48,11 @@ class Operation:
     kind: ClassVar[str] = ""
     arity: ClassVar[tuple[int, int | None]] = (1, 1)
     """The fewest and the most inputs; None is any number."""
+    reads: ClassVar[int | None] = None
+    """How many of the inputs are read, None for all: of those after them only the size matters."""
 
-    def resolved(self, inputs: Sequence[Shape]) -> Operation:
-        """Return the operation with what it takes from its inputs filled in: channels, features."""
-        return self
-
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the shape of the output.
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
+        """Return all that follows from the shapes of the inputs.
 
         Raises
         ------
@@ -58,33 +61,53 @@ class Operation:
         """
         raise NotImplementedError
 
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Return what is trained, by name, once resolved."""
-        return {}
-
-    def buffer_shapes(self) -> dict[str, Shape]:
-        """Return what is kept beside the parameters and not trained."""
-        return {}
-
-    def macs(self, inputs: Sequence[Shape], output: Shape) -> int:
-        """Return the multiply-accumulates of one sample; products with padding are counted."""
-        return 0
-
-    def geometry(self, inputs: Sequence[Shape]) -> ConvGeometry | None:
-        """Return the sliding window's geometry, where there is one."""
-        return None
-
-    def reads(self, position: int) -> bool:
-        """Say whether the input at `position` is read, or only its size."""
-        return True
-
-    def spreads(self, position: int, inputs: Sequence[Shape]) -> bool:
+    def spreads(self, position: int, inputs: tuple[Shape, ...]) -> bool:
         """Say whether the one pixel of the input at `position` is read by every output pixel."""
         return False
 
-    def reach(self, inputs: Sequence[Shape], output: Shape) -> tuple[Reach, ...] | None:
+    def reach(self, at: Resolved) -> tuple[Reach, ...] | None:
         """Return for each spatial axis what an output pixel reads; None where it reads every pixel."""
-        return (SAME_PIXEL,) * (len(output) - 1)
+        windows = (*map(_window_reach, at.geometry.axes), *map(_spread_reach, at.spread.axes))
+        return windows or (SAME_PIXEL,) * (len(at.output) - 1)
+
+    def draw(self, name: str, shape: Shape, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """Return a parameter or a buffer as it is before training."""
+        return np.zeros(shape)
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """An operation on inputs of known shapes.
+
+    Attributes
+    ----------
+    operation : Operation
+        Held to the channels that its parameters are for.
+    inputs : tuple of Shape
+    output : Shape
+    parameters, buffers : mapping of Shape
+        What is trained, and what is kept beside it, by name.
+    macs : int
+        Multiply-accumulates of one sample; products with padding are counted.
+    geometry : ConvGeometry
+        Of the windows over the input; without axes where there are none.
+    spread : ConvGeometry
+        Of a transposed convolution: its inputs are the output's pixels, and its outputs the input's.
+    """
+
+    operation: Operation
+    inputs: tuple[Shape, ...]
+    output: Shape
+    parameters: Mapping[str, Shape] = field(default_factory=dict)
+    buffers: Mapping[str, Shape] = field(default_factory=dict)
+    macs: int = 0
+    geometry: ConvGeometry = NO_WINDOWS
+    spread: ConvGeometry = NO_WINDOWS
+
+    @property
+    def kept(self) -> dict[str, Shape]:
+        """Parameters and buffers."""
+        return {**self.parameters, **self.buffers}
 
 
 def check_spatial(shape: Shape) -> None:
@@ -104,9 +127,17 @@ def volume(shape: Shape) -> int:
     return math.prod(shape)
 
 
-def window_reach(geometry: ConvGeometry) -> tuple[Reach, ...]:
-    """Return what the windows of a convolution or a pooling read."""
-    return tuple(
-        Reach(Fraction(-axis.pad_before), Fraction(axis.kernel_extent - 1 - axis.pad_before), Fraction(axis.stride))
-        for axis in geometry.axes
+def _window_reach(axis: AxisGeometry) -> Reach:
+    return Reach(Fraction(-axis.pad_before), Fraction(axis.kernel_extent - 1 - axis.pad_before), Fraction(axis.stride))
+
+
+def _spread_reach(axis: AxisGeometry) -> Reach:
+    """Return the span of inputs that reach an output pixel: of ``axis``, inputs are the windows, outputs the pixels.
+
+    Input i reaches pixels ``i * stride - pad + tap``; some phase has the last tap at an input, and some the first.
+    """
+    return Reach(
+        Fraction(axis.pad_before - (axis.kernel_extent - 1), axis.stride),
+        Fraction(axis.pad_before, axis.stride),
+        Fraction(1, axis.stride),
     )

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import Any, ClassVar
+
+import numpy as np
 
 from stridekit.errors import ShapeError
-from stridekit.networks.operations.base import Operation, Shape, check_channels
+from stridekit.networks.operations.base import Operation, Resolved, Shape, check_channels
 
 FUNCTIONS = (
     *("relu", "relu6", "clipped_relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"),
@@ -15,14 +16,8 @@ FUNCTIONS = (
 )
 
 
-class _SameShape(Operation):
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the input's shape."""
-        return inputs[0]
-
-
 @dataclass(frozen=True)
-class Activation(_SameShape):
+class Activation(Operation):
     """A function of each element.
 
     ``hard_sigmoid`` is ``relu6(x + 3) / 6`` and ``hard_swish`` x times that. Source: A. Howard et al., "Searching for
@@ -37,31 +32,32 @@ class Activation(_SameShape):
     limit: float = 20.0
     """Largest result of ``clipped_relu``: ``min(max(x, 0), limit)``, as in Deep Speech."""
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the input's shape."""
         if self.function not in FUNCTIONS:
             raise ShapeError(f"function is {self.function!r}; wanted one of {', '.join(FUNCTIONS)}")
         if not self.limit > 0:
             raise ShapeError(f"limit is {self.limit}; wanted more than 0")
-        return inputs[0]
+        return Resolved(self, inputs, inputs[0])
 
 
 @dataclass(frozen=True)
-class _PerChannel(_SameShape):
+class _PerChannel(Operation):
+    trains: ClassVar[tuple[str, ...]] = ("weight", "bias")
+
     channels: int | None = None
+    """That the parameters are for; None is any number."""
 
-    def resolved(self, inputs: Sequence[Shape]) -> Operation:
-        """Fill in the input's channels."""
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
+        """Return the input's shape; each parameter is ``(C,)``."""
         check_channels(self.channels, inputs[0])
-        return replace(self, channels=inputs[0][0])
+        return Resolved(
+            replace(self, channels=inputs[0][0]), inputs, inputs[0], dict.fromkeys(self.trains, inputs[0][:1])
+        )
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
-        """Return the input's shape."""
-        check_channels(self.channels, inputs[0])
-        return inputs[0]
-
-    def _of_channels(self, *names: str) -> dict[str, Shape]:
-        return dict.fromkeys(names, (self.channels or 0,))
+    def draw(self, name: str, shape: Shape, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """Return what leaves normalised features as they are."""
+        return np.full(shape, 1.0 if name in ("weight", "running_var") else 0.0)
 
 
 @dataclass(frozen=True)
@@ -79,14 +75,13 @@ class BatchNorm(_PerChannel):
     trained: bool = True
     """If not, all four are kept as they are: a frozen normalisation, as detectors have over a pretrained backbone."""
 
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Return ``weight (C,)`` and ``bias (C,)``, unless they are frozen."""
-        return self._of_channels("weight", "bias") if self.trained else {}
-
-    def buffer_shapes(self) -> dict[str, Shape]:
-        """Return the kept ``running_mean (C,)`` and ``running_var (C,)``, and what is frozen."""
-        names = ("running_mean", "running_var")
-        return self._of_channels(*names) if self.trained else self._of_channels("weight", "bias", *names)
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
+        """Return the input's shape; what is frozen is kept beside ``running_mean (C,)`` and ``running_var (C,)``."""
+        found = super().resolved(inputs)
+        kept = dict.fromkeys(("running_mean", "running_var"), inputs[0][:1])
+        if self.trained:
+            return replace(found, buffers=kept)
+        return replace(found, parameters={}, buffers={**found.parameters, **kept})
 
 
 @dataclass(frozen=True)
@@ -100,22 +95,19 @@ class LayerNorm(_PerChannel):
 
     epsilon: float = 1e-6
 
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Return ``weight (C,)`` and ``bias (C,)``."""
-        return self._of_channels("weight", "bias")
-
 
 @dataclass(frozen=True)
 class Scale(_PerChannel):
     """A trained factor for each channel (LayerScale; H. Touvron et al., ICCV 2021)."""
 
     kind: ClassVar[str] = "scale"
+    trains: ClassVar[tuple[str, ...]] = ("weight",)
 
     initial: float = 1e-6
 
-    def parameter_shapes(self) -> dict[str, Shape]:
-        """Return ``weight (C,)``."""
-        return self._of_channels("weight")
+    def draw(self, name: str, shape: Shape, rng: np.random.Generator) -> np.ndarray[Any, Any]:
+        """Return `initial` for each channel."""
+        return np.full(shape, self.initial)
 
 
 @dataclass(frozen=True)
@@ -125,11 +117,11 @@ class Add(Operation):
     kind: ClassVar[str] = "add"
     arity: ClassVar[tuple[int, int | None]] = (2, None)
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the inputs' shape."""
         if len(set(inputs)) > 1:
             raise ShapeError(f"the inputs are {' and '.join(map(str, inputs))}; wanted one shape")
-        return inputs[0]
+        return Resolved(self, inputs, inputs[0])
 
 
 @dataclass(frozen=True)
@@ -145,21 +137,25 @@ class Multiply(Operation):
     kind: ClassVar[str] = "multiply"
     arity: ClassVar[tuple[int, int | None]] = (2, 2)
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the first input's shape."""
         first, second = inputs
         gate = (first[0], *(1 for _ in first[1:]))
         if second not in (first, gate):
             raise ShapeError(f"the inputs are {first} and {second}; wanted one shape, or a second one of {gate}")
-        return first
+        return Resolved(self, inputs, first)
 
-    def spreads(self, position: int, inputs: Sequence[Shape]) -> bool:
+    def spreads(self, position: int, inputs: tuple[Shape, ...]) -> bool:
         """Spread a gate."""
         return position == 1 and inputs[0] != inputs[1]
 
 
 @dataclass(frozen=True)
-class SoftmaxCrossEntropy(_SameShape):
+class SoftmaxCrossEntropy(Operation):
     """Probabilities over the channels; trained, the mean over pixels and samples of the target's negative log."""
 
     kind: ClassVar[str] = "softmax_cross_entropy"
+
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
+        """Return the input's shape."""
+        return Resolved(self, inputs, inputs[0])

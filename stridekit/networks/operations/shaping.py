@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import ClassVar
 
 from stridekit.arguments import as_int, as_shape, per_axis
 from stridekit.errors import ShapeError
-from stridekit.networks.operations.base import Operation, Reach, Shape, Sizes, check_spatial, volume
+from stridekit.networks.operations.base import Operation, Reach, Resolved, Shape, Sizes, check_spatial, volume
 
 RESIZING = ("nearest", "linear")
 
@@ -26,14 +25,14 @@ class Input(Operation):
     samples: int = 1
     """Of this input for each sample of the batch, such as the regions that a detector looks at in an image."""
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the size."""
         size = as_shape("size", self.size)
         if not 1 <= len(size) <= 4 or min(size) < 1:
             raise ShapeError(f"size is {self.size}; wanted channels and up to 3 spatial axes, each at least 1")
         if as_int("samples", self.samples) < 1:
             raise ShapeError(f"samples is {self.samples}; wanted at least 1")
-        return size
+        return Resolved(self, inputs, size)
 
 
 @dataclass(frozen=True)
@@ -43,11 +42,11 @@ class Concat(Operation):
     kind: ClassVar[str] = "concat"
     arity: ClassVar[tuple[int, int | None]] = (1, None)
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the inputs' spatial size, with their channels together."""
         if len({shape[1:] for shape in inputs}) > 1:
             raise ShapeError(f"the inputs are {' and '.join(map(str, inputs))}; wanted one spatial size")
-        return (sum(shape[0] for shape in inputs), *inputs[0][1:])
+        return Resolved(self, inputs, (sum(shape[0] for shape in inputs), *inputs[0][1:]))
 
 
 @dataclass(frozen=True)
@@ -59,11 +58,11 @@ class Slice(Operation):
     start: int
     stop: int
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the input's shape with the channels taken."""
         if not 0 <= as_int("start", self.start) < as_int("stop", self.stop) <= inputs[0][0]:
             raise ShapeError(f"start {self.start} to stop {self.stop} do not lie within the {inputs[0][0]} channels")
-        return (self.stop - self.start, *inputs[0][1:])
+        return Resolved(self, inputs, (self.stop - self.start, *inputs[0][1:]))
 
 
 @dataclass(frozen=True)
@@ -72,6 +71,7 @@ class Upsample(Operation):
 
     kind: ClassVar[str] = "upsample"
     arity: ClassVar[tuple[int, int | None]] = (1, 2)
+    reads: ClassVar[int | None] = 1
 
     factor: Sizes | None = None
     mode: str = "nearest"
@@ -79,7 +79,7 @@ class Upsample(Operation):
     align_corners: bool = False
     """Whether ``"linear"`` maps corner pixels onto corner pixels."""
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return the input's channels and the new size."""
         check_spatial(inputs[0])
         if self.mode not in RESIZING:
@@ -90,19 +90,17 @@ class Upsample(Operation):
         if self.factor is None:
             if len(inputs[1]) != rank + 1:
                 raise ShapeError(f"the second input is {inputs[1]}; wanted one of {rank} spatial axes, for its size")
-            return (inputs[0][0], *inputs[1][1:])
-        factors = per_axis("factor", self.factor, rank)
-        return (inputs[0][0], *(size * factor for size, factor in zip(inputs[0][1:], factors, strict=True)))
+            sizes = inputs[1][1:]
+        else:
+            factors = per_axis("factor", self.factor, rank)
+            sizes = tuple(size * factor for size, factor in zip(inputs[0][1:], factors, strict=True))
+        return Resolved(self, inputs, (inputs[0][0], *sizes))
 
-    def reads(self, position: int) -> bool:
-        """Read the first input; of the second only the size matters."""
-        return position == 0
-
-    def reach(self, inputs: Sequence[Shape], output: Shape) -> tuple[Reach, ...]:
+    def reach(self, at: Resolved) -> tuple[Reach, ...] | None:
         """Return what a resized pixel is taken from, over all phases."""
         return tuple(
             _resized_reach(size, wanted, self.mode, self.align_corners)
-            for size, wanted in zip(inputs[0][1:], output[1:], strict=True)
+            for size, wanted in zip(at.inputs[0][1:], at.output[1:], strict=True)
         )
 
 
@@ -112,13 +110,13 @@ class Flatten(Operation):
 
     kind: ClassVar[str] = "flatten"
 
-    def output_shape(self, inputs: Sequence[Shape]) -> Shape:
+    def resolved(self, inputs: tuple[Shape, ...]) -> Resolved:
         """Return ``(features,)``."""
-        return (volume(inputs[0]),)
+        return Resolved(self, inputs, (volume(inputs[0]),))
 
-    def reach(self, inputs: Sequence[Shape], output: Shape) -> None:
+    def reach(self, at: Resolved) -> tuple[Reach, ...] | None:
         """Return None: there are no pixels any more."""
-        return
+        return None
 
 
 def resizing_map(size: int, wanted: int, mode: str, align_corners: bool) -> tuple[Fraction, Fraction]:

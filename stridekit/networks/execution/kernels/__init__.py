@@ -1,8 +1,6 @@
-"""How each operation runs: the table from an operation to its kernel."""
+"""How each operation runs: the kernels, each of which says what it runs."""
 
 from __future__ import annotations
-
-from typing import Any
 
 from stridekit.networks.execution.kernels.base import Backward, Context, Forward, Kernel
 from stridekit.networks.execution.kernels.convolving import (
@@ -18,45 +16,23 @@ from stridekit.networks.execution.kernels.normalising import BatchNormKernel, Fi
 from stridekit.networks.execution.kernels.pooling import MaxPoolKernel, PoolKernel
 from stridekit.networks.execution.kernels.resizing import UpsampleKernel
 from stridekit.networks.execution.kernels.shaping import ConcatKernel, FlattenKernel, SliceKernel
-from stridekit.networks.operations import BatchNorm, Multiply, Operation, Shape
+from stridekit.networks.operations import Resolved, Shape
 
-_KERNELS: dict[str, type[Kernel]] = {
-    "conv": ConvKernel,
-    "conv_transpose": ConvTransposeKernel,
-    "linear": LinearKernel,
-    "max_pool": MaxPoolKernel,
-    "avg_pool": PoolKernel,
-    "blur_pool": BlurPoolKernel,
-    "global_avg_pool": PoolKernel,
-    "global_max_pool": MaxPoolKernel,
-    "adaptive_avg_pool": PoolKernel,
-    "activation": ActivationKernel,
-    "batch_norm": BatchNormKernel,
-    "layer_norm": LayerNormKernel,
-    "scale": ScaleKernel,
-    "add": AddKernel,
-    "multiply": MultiplyKernel,
-    "concat": ConcatKernel,
-    "slice": SliceKernel,
-    "upsample": UpsampleKernel,
-    "flatten": FlattenKernel,
-    "softmax_cross_entropy": SoftmaxKernel,
-}
+_KERNELS: tuple[type[Kernel], ...] = (
+    *(ConvKernel, ConvTransposeKernel, LinearKernel, BlurPoolKernel, PoolKernel, MaxPoolKernel),
+    *(GeluKernel, ActivationKernel, BatchNormKernel, FixedBatchNormKernel, LayerNormKernel, SoftmaxKernel),
+    *(AddKernel, GateKernel, MultiplyKernel, ScaleKernel, ConcatKernel, SliceKernel, UpsampleKernel, FlattenKernel),
+)
+"""Of several for one operation the first that suits is taken."""
 
 
 def kernel_for(
-    context: Context, operation: Operation, inputs: tuple[Shape, ...], output: Shape, wanted: tuple[bool, ...]
+    context: Context, resolved: Resolved, inputs: tuple[Shape, ...], output: Shape, wanted: tuple[bool, ...]
 ) -> Kernel:
-    """Return how `operation` runs on inputs ``(N, C, *spatial)``; `wanted` says which inputs' gradients are."""
-    found: Any = _KERNELS[operation.kind]
-    if getattr(operation, "function", None) == "gelu":
-        found = GeluKernel
-    if isinstance(operation, Multiply) and inputs[0] != inputs[1]:
-        found = GateKernel
-    if isinstance(operation, BatchNorm) and not (context.training and operation.trained):
-        found = FixedBatchNormKernel
-    kernel: Kernel = found(context, operation, inputs, output, wanted)
-    return kernel
+    """Return how an operation runs on inputs ``(N, C, *spatial)``; `wanted` says which inputs' gradients are."""
+    kind = type(resolved.operation)
+    kernel = next(each for each in _KERNELS if kind in each.runs and each.suits(context, resolved))
+    return kernel(context, resolved, inputs, output, wanted)
 
 
 __all__ = ["Backward", "Context", "Forward", "Kernel", "SoftmaxKernel", "kernel_for"]

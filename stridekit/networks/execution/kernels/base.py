@@ -18,7 +18,7 @@ import numpy as np
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array, numpy_dtype
 from stridekit.memory.workspace import WorkspaceLayout
-from stridekit.networks.operations import Shape
+from stridekit.networks.operations import Operation, Resolved, Shape
 
 Saved: TypeAlias = tuple[Shape, "np.dtype[Any]"]
 
@@ -94,12 +94,15 @@ class Kernel:
     Attributes
     ----------
     context : Context
-    operation : Operation
+    resolved : Resolved
+        The operation on one sample.
     inputs : tuple of Shape
         ``(N, C, *spatial)`` of each.
     output : Shape
     """
 
+    runs: ClassVar[tuple[type[Operation], ...]] = ()
+    """The operations that it is for, where it suits."""
     saves_inputs: ClassVar[bool] = False
     """Whether the backward pass reads the inputs."""
     saves_output: ClassVar[bool] = False
@@ -108,11 +111,21 @@ class Kernel:
     """Whether every input's gradient is the output's gradient itself."""
 
     context: Context
-    operation: Any
+    resolved: Resolved
     inputs: tuple[Shape, ...]
     output: Shape
     wanted: tuple[bool, ...] = field(default=())
     """Which inputs' gradients are wanted."""
+
+    @classmethod
+    def suits(cls, context: Context, resolved: Resolved) -> bool:
+        """Say whether it runs this one of the operations that it is for."""
+        return True
+
+    @property
+    def operation(self) -> Any:
+        """The operation."""
+        return self.resolved.operation
 
     @property
     def in_place(self) -> tuple[int, ...]:

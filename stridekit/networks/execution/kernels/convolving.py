@@ -10,7 +10,7 @@ import numpy as np
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
-from stridekit.networks.operations import Shape
+from stridekit.networks.operations import BlurPool, Conv, ConvTranspose, Linear, Shape
 from stridekit.ops.blur_pool import binomial_weight
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
@@ -23,24 +23,29 @@ class Weighted(Kernel):
 
     saves_inputs: ClassVar[bool] = True
 
-    def problem(self, direction: str) -> ConvProblem:
-        """State what a direction computes."""
+    @cached_property
+    def problem(self) -> ConvProblem:
+        """What the output is of."""
         raise NotImplementedError
+
+    def gradient(self, direction: str) -> ConvProblem:
+        """State the gradient of the input or of the weight."""
+        return replace(self.problem, bias=False, direction=direction)
 
     @cached_property
     def plan(self) -> Plan:
         """How the output is computed."""
-        return self._plan("forward")
+        return self._plan(self.problem)
 
     @cached_property
     def input_plan(self) -> Plan:
         """How the input's gradient is computed."""
-        return self._plan("input_grad")
+        return self._plan(self.gradient("input_grad"))
 
     @cached_property
     def weight_plan(self) -> Plan:
         """How the weight's gradient is computed."""
-        return self._plan("weight_grad")
+        return self._plan(self.gradient("weight_grad"))
 
     @property
     def forward_workspace(self) -> int:
@@ -88,20 +93,23 @@ class Weighted(Kernel):
         """Run the plan for the input."""
         self.input_plan.execute(weight, _first(gradient), out=_first(out), workspace=workspace)
 
-    def _plan(self, direction: str) -> Plan:
+    def _plan(self, problem: ConvProblem) -> Plan:
         context = self.context
-        return choose_plan(self.problem(direction), None, context.backend, "as the network", context.device)
+        return choose_plan(problem, None, context.backend, "as the network", context.device)
 
 
 class ConvKernel(Weighted):
     """A convolution."""
 
-    def problem(self, direction: str) -> ConvProblem:
-        """State the convolution or one of its gradients."""
+    runs = (Conv,)
+
+    @cached_property
+    def problem(self) -> ConvProblem:
+        """The convolution."""
         operation = self.operation
         return conv_problem(
             self.inputs[0],
-            operation.parameter_shapes()["weight"],
+            self.resolved.parameters["weight"],
             dtype=self.context.dtype,
             memory_order="channels_last",
             stride=operation.stride,
@@ -109,23 +117,24 @@ class ConvKernel(Weighted):
             dilation=operation.dilation,
             groups=operation.groups,
             padding_mode=operation.padding_mode,
-            bias=operation.bias and direction == "forward",
-            direction=direction,
+            bias=operation.bias,
         )
 
 
 class LinearKernel(Weighted):
     """A matrix product: a convolution of one tap over one pixel, so that no sum follows the number of samples."""
 
-    def problem(self, direction: str) -> ConvProblem:
-        """State the product or one of its gradients."""
+    runs = (Linear,)
+
+    @cached_property
+    def problem(self) -> ConvProblem:
+        """The product."""
         return conv_problem(
             (*self.inputs[0], 1),
             (self.channels, self.inputs[0][1], 1),
             dtype=self.context.dtype,
             memory_order="channels_last",
-            bias=self.operation.bias and direction == "forward",
-            direction=direction,
+            bias=self.operation.bias,
         )
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
@@ -144,38 +153,38 @@ class LinearKernel(Weighted):
 class ConvTransposeKernel(Weighted):
     """A transposed convolution: the input's gradient of a convolution, whose own gradients are that convolution's."""
 
+    runs = (ConvTranspose,)
+
     @cached_property
-    def _spread(self) -> ConvProblem:
+    def problem(self) -> ConvProblem:
+        """The input's gradient of a convolution."""
         operation = self.operation
         return transposed_problem(
             self.inputs[0],
-            operation.parameter_shapes()["weight"],
-            operation.spread([shape[1:] for shape in self.inputs]),
+            self.resolved.parameters["weight"],
+            self.resolved.spread,
             dtype=self.context.dtype,
             memory_order="channels_last",
             groups=operation.groups,
             bias=operation.bias,
         )
 
-    def problem(self, direction: str) -> ConvProblem:
-        """State it: forward is the input's gradient, and the other way round.
+    def gradient(self, direction: str) -> ConvProblem:
+        """State it: the gradient of an input's gradient is the convolution.
 
         Pixels that `output_padding` adds may lie beyond all windows: to the gradients they give nothing.
         """
-        spread = self._spread
-        if direction == "forward":
-            return spread
         axes = tuple(
             replace(axis, size=size, pad_after=axis.padded_size - axis.pad_before - size)
-            for axis, size in zip(spread.geometry.axes, self._reached, strict=True)
+            for axis, size in zip(self.resolved.spread.axes, self._reached, strict=True)
         )
         direction = "forward" if direction == "input_grad" else "weight_grad"
-        return replace(spread, bias=False, direction=direction, geometry=ConvGeometry(axes))
+        return replace(self.problem, bias=False, direction=direction, geometry=ConvGeometry(axes))
 
     @property
     def _reached(self) -> tuple[int, ...]:
         """Pixels of the output, along each axis, that some window reaches."""
-        return tuple(max(1, axis.size + min(axis.pad_after, 0)) for axis in self._spread.geometry.axes)
+        return tuple(max(1, axis.size + min(axis.pad_after, 0)) for axis in self.resolved.spread.axes)
 
     def _read(self, gradient: Array) -> Array:
         """View what of the output's gradient the windows reach."""
@@ -197,11 +206,13 @@ class ConvTransposeKernel(Weighted):
 class BlurPoolKernel(Weighted):
     """A blur-pooling: a depthwise convolution whose weights are fixed, and lie in the workspace."""
 
+    runs = (BlurPool,)
     saves_inputs: ClassVar[bool] = False
 
-    def problem(self, direction: str) -> ConvProblem:
-        """State the convolution or its input's gradient."""
-        geometry = self.operation.geometry([self.inputs[0][1:]])
+    @cached_property
+    def problem(self) -> ConvProblem:
+        """The convolution."""
+        geometry = self.resolved.geometry
         return conv_problem(
             self.inputs[0],
             self._weight_shape,
@@ -211,7 +222,6 @@ class BlurPoolKernel(Weighted):
             padding=geometry.padding,
             groups=self.channels,
             padding_mode=self.operation.padding_mode,
-            direction=direction,
         )
 
     @property

@@ -7,8 +7,17 @@ from typing import Any, ClassVar
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import channels_first_view
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, PointwiseKernel, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import (
+    Backward,
+    Context,
+    Forward,
+    Kernel,
+    PointwiseKernel,
+    carve,
+    carved_bytes,
+)
 from stridekit.networks.execution.kernels.functions import FUNCTIONS, Function
+from stridekit.networks.operations import Activation, Add, Resolved
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
 from stridekit.problems.conv_problem import conv_problem
@@ -18,6 +27,8 @@ _INVERSE_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
 
 class ActivationKernel(PointwiseKernel):
     """A function of each element."""
+
+    runs = (Activation,)
 
     @property
     def saves_inputs(self) -> bool:  # type: ignore[override]
@@ -77,8 +88,14 @@ class ActivationKernel(PointwiseKernel):
 class GeluKernel(Kernel):
     """The exact GELU, by the engine: a convolution of one tap of weight 1 for each channel ends with it."""
 
+    runs = (Activation,)
     saves_inputs: ClassVar[bool] = True
     saves_output: ClassVar[bool] = True
+
+    @classmethod
+    def suits(cls, context: Context, resolved: Resolved) -> bool:
+        """Say so of GELU."""
+        return isinstance(resolved.operation, Activation) and resolved.operation.function == "gelu"
 
     @property
     def grad_in_place(self) -> tuple[int, ...]:
@@ -157,6 +174,7 @@ class GeluKernel(Kernel):
 class AddKernel(Kernel):
     """A sum of inputs: each gets the whole gradient."""
 
+    runs = (Add,)
     passes_gradient: ClassVar[bool] = True
 
     @property

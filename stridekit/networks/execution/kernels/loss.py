@@ -16,6 +16,7 @@ from stridekit.networks.execution.kernels.base import (
     carve,
     carved_bytes,
 )
+from stridekit.networks.operations import SoftmaxCrossEntropy
 
 _INT64: np.dtype[Any] = np.dtype(np.int64)
 
@@ -23,6 +24,7 @@ _INT64: np.dtype[Any] = np.dtype(np.int64)
 class SoftmaxKernel(PointwiseKernel):
     """Softmax, and the loss."""
 
+    runs = (SoftmaxCrossEntropy,)
     saves_output: ClassVar[bool] = True
 
     @property

@@ -14,18 +14,20 @@ from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     SUM_ROWS,
     Backward,
+    Context,
     Forward,
     Kernel,
     PointwiseKernel,
     carve,
     carved_bytes,
 )
-from stridekit.networks.operations import Shape
+from stridekit.networks.operations import Multiply, Resolved, Scale, Shape
 
 
 class ScaleKernel(PointwiseKernel):
     """A factor for each channel."""
 
+    runs = (Scale,)
     saves_inputs: ClassVar[bool] = True
 
     @property
@@ -56,6 +58,7 @@ class ScaleKernel(PointwiseKernel):
 class MultiplyKernel(Kernel):
     """A product: each input's gradient is the output's, times the other input."""
 
+    runs = (Multiply,)
     saves_inputs: ClassVar[bool] = True
 
     @property
@@ -97,7 +100,13 @@ class GateKernel(PointwiseKernel):
     sample's has the same bits in any batch.
     """
 
+    runs = (Multiply,)
     saves_inputs: ClassVar[bool] = True
+
+    @classmethod
+    def suits(cls, context: Context, resolved: Resolved) -> bool:
+        """Say so of inputs of two sizes."""
+        return resolved.inputs[0] != resolved.inputs[1]
 
     @property
     def backward_workspace(self) -> int:

@@ -9,25 +9,31 @@ from stridekit.memory.arrays import Array
 from stridekit.networks.execution.kernels.base import (
     FLOAT64,
     Backward,
+    Context,
     Forward,
     PointwiseKernel,
     Saved,
     carve,
     carved_bytes,
 )
+from stridekit.networks.operations import BatchNorm, LayerNorm, Resolved
 
 
-class FixedBatchNormKernel(PointwiseKernel):
-    """Normalisation of each channel by the kept statistics: outside training, or frozen in it."""
+class _PerChannel(PointwiseKernel):
+    runs = (BatchNorm,)
 
     @property
-    def _regions(self) -> tuple[Saved, ...]:
+    def _per_channel(self) -> tuple[Saved, ...]:
         return (((self.channels,), FLOAT64),) * 2 + (((self.channels,), self.context.accumulator),) * 2
+
+
+class FixedBatchNormKernel(_PerChannel):
+    """Normalisation of each channel by the kept statistics: outside training, or frozen in it."""
 
     @property
     def forward_workspace(self) -> int:
         """One block, and what there is for each channel."""
-        return carved_bytes(*self._regions) + self.block_bytes(1)
+        return carved_bytes(*self._per_channel) + self.block_bytes(1)
 
     @property
     def backward_workspace(self) -> int:
@@ -53,7 +59,7 @@ class FixedBatchNormKernel(PointwiseKernel):
     def _affine(self, parameters: Mapping[str, Array], workspace: Array) -> tuple[Array, Array, Array]:
         """Return ``weight / deviation`` and ``bias - mean * weight / deviation``, and what is left of the workspace."""
         xp = self.xp
-        factor, term, scale, shift, rest = carve(workspace, *self._regions)
+        factor, term, scale, shift, rest = carve(workspace, *self._per_channel)
         factor[...] = parameters["running_var"]
         invert(xp, factor, self.operation.epsilon)
         xp.multiply(factor, parameters["weight"], out=factor)
@@ -64,20 +70,21 @@ class FixedBatchNormKernel(PointwiseKernel):
         return scale, shift, rest
 
 
-class BatchNormKernel(PointwiseKernel):
+class BatchNormKernel(_PerChannel):
     """Normalisation of each channel by the batch's statistics, of which the kept ones take a share."""
 
     saves_inputs: ClassVar[bool] = True
+
+    @classmethod
+    def suits(cls, context: Context, resolved: Resolved) -> bool:
+        """Say so in training, where it is not frozen."""
+        return context.training and isinstance(resolved.operation, BatchNorm) and resolved.operation.trained
 
     @property
     def saved(self) -> dict[str, Saved]:
         """The batch's mean, and one over its standard deviation."""
         each = ((self.channels,), self.context.accumulator)
         return {"mean": each, "inverse": each}
-
-    @property
-    def _per_channel(self) -> tuple[Saved, ...]:
-        return (((self.channels,), FLOAT64),) * 2 + (((self.channels,), self.context.accumulator),) * 2
 
     @property
     def forward_workspace(self) -> int:
@@ -180,6 +187,7 @@ class BatchNormKernel(PointwiseKernel):
 class LayerNormKernel(PointwiseKernel):
     """Normalisation of each pixel over its channels; the backward pass finds the statistics again."""
 
+    runs = (LayerNorm,)
     saves_inputs: ClassVar[bool] = True
 
     @property

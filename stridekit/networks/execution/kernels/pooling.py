@@ -8,34 +8,21 @@ from typing import ClassVar
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import LAYOUTS
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
-from stridekit.networks.operations import AdaptiveAvgPool, GlobalAvgPool, GlobalMaxPool
+from stridekit.networks.operations import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Operation
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
-from stridekit.problems.pool_problem import PoolProblem, pool_problem
+from stridekit.problems.pool_problem import PoolProblem
 
 
 class PoolKernel(Kernel):
     """A pooling by windows."""
 
+    runs: ClassVar[tuple[type[Operation], ...]] = (AvgPool, GlobalAvgPool, AdaptiveAvgPool)
+
     @cached_property
     def problem(self) -> PoolProblem:
         """State it."""
-        operation = self.operation
-        if isinstance(operation, GlobalAvgPool | GlobalMaxPool | AdaptiveAvgPool):
-            window = tuple(size // parts for size, parts in zip(self.inputs[0][2:], self.output[2:], strict=True))
-            return pool_problem(
-                "max" if isinstance(operation, GlobalMaxPool) else "avg",
-                "forward",
-                self.inputs[0],
-                dtype=self.context.dtype,
-                memory_order="channels_last",
-                kernel_size=window,
-                stride=window,
-                padding=0,
-                dilation=1,
-                ceil_mode=False,
-            )
-        found: PoolProblem = operation.problem(self.inputs[0], self.context.dtype, "channels_last", "forward")
+        found: PoolProblem = self.operation.problem(self.inputs[0], self.context.dtype, "channels_last", "forward")
         return found
 
     @cached_property
@@ -77,4 +64,5 @@ class PoolKernel(Kernel):
 class MaxPoolKernel(PoolKernel):
     """A max-pooling: its gradient reads the input."""
 
+    runs = (MaxPool, GlobalMaxPool)
     saves_inputs: ClassVar[bool] = True

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 
 from stridekit.memory.arrays import Array, channels_first_view
 from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.operations import Concat, Flatten, Slice
 
 
 class ConcatKernel(Kernel):
     """The channels of all inputs, one after the other."""
+
+    runs = (Concat,)
 
     def _parts(self, whole: Array) -> Iterator[Array]:
         start = 0
@@ -32,6 +35,8 @@ class ConcatKernel(Kernel):
 class SliceKernel(Kernel):
     """Some of the channels."""
 
+    runs = (Slice,)
+
     def forward(self, pass_: Forward) -> None:
         """Copy them."""
         pass_.output[...] = pass_.inputs[0][..., self.operation.start : self.operation.stop]
@@ -46,6 +51,8 @@ class SliceKernel(Kernel):
 
 class FlattenKernel(Kernel):
     """All features in a row, channels outermost, as the layers after it were made for."""
+
+    runs = (Flatten,)
 
     @property
     def in_place(self) -> tuple[int, ...]:

@@ -5,6 +5,6 @@ Operators that are not known are named with their node, and so are attributes th
 
 from __future__ import annotations
 
-from stridekit.networks.readers.onnx.graph import network_of_onnx
+from stridekit.networks.readers.onnx.reader import read_onnx
 
-__all__ = ["network_of_onnx"]
+__all__ = ["read_onnx"]

@@ -12,6 +12,7 @@ from stridekit.networks.readers.onnx.loading import weight_of
 from stridekit.networks.readers.onnx.node import Node, integers
 from stridekit.networks.readers.tracing import Constant, Tensor, Value, shaping, windows
 from stridekit.networks.readers.tracing.values import channels_first, constant
+from stridekit.networks.readers.tracing.windows import Window
 from stridekit.problems.padding import Padding
 
 _AUTO_PAD = {"VALID": 0, "SAME_UPPER": "same", "SAME_LOWER": "same_lower"}
@@ -40,10 +41,8 @@ def conv(node: Node) -> Tensor:
         node.input(0),
         weight,
         weights(node.input(2), "the bias"),
-        stride=_sizes(node, "strides", rank),
-        padding=_padding(node, rank),
-        dilation=_sizes(node, "dilations", rank),
-        groups=node.integer("group", 1),
+        _window(node, rank),
+        node.integer("group", 1),
     )
 
 
@@ -54,10 +53,9 @@ def conv_transpose(node: Node) -> Tensor:
     _check_kernel(node, kernel)
     if len(kernel) != rank:
         raise NetworkError(f"the weight is {constant(weight, '').shape}, for an input of {rank} spatial axes")
-    stride, dilation = _sizes(node, "strides", rank), _sizes(node, "dilations", rank)
+    stride, padding, dilation = _sizes(node, "strides", rank), _padding(node, rank), _sizes(node, "dilations", rank)
     extra = node.integers("output_padding") or (0,) * rank
     wanted, name = node.integers("output_shape"), node.text("auto_pad", "NOTSET")
-    padding: Padding = _padding(node, rank)
     if len(extra) != rank or (wanted is not None and len(wanted) != rank):
         raise NetworkError(f"output_padding is {extra} and output_shape {wanted}, for {rank} spatial axes")
     if wanted is not None or name in ("SAME_UPPER", "SAME_LOWER"):
@@ -76,11 +74,9 @@ def conv_transpose(node: Node) -> Tensor:
         tensor,
         weight,
         weights(node.input(2), "the bias"),
-        stride=stride,
-        padding=padding,
-        output_padding=extra,
-        dilation=dilation,
-        groups=node.integer("group", 1),
+        Window(stride, padding, dilation),
+        extra,
+        node.integer("group", 1),
     )
 
 
@@ -88,28 +84,15 @@ def max_pool(node: Node) -> Tensor:
     """MaxPool, without the indices."""
     node.one_output()
     node.ignored("storage_order")
-    rank = rank_of(node.input(0))
-    return windows.max_pool(
-        node.tracer,
-        node.input(0),
-        kernel=_sizes(node, "kernel_shape", rank),
-        stride=_sizes(node, "strides", rank),
-        padding=_padding(node, rank),
-        dilation=_sizes(node, "dilations", rank),
-        ceil_mode=node.flag("ceil_mode"),
-    )
+    return windows.max_pool(node.tracer, node.input(0), _pool_window(node), ceil_mode=node.flag("ceil_mode"))
 
 
 def average_pool(node: Node) -> Tensor:
     """AveragePool."""
-    rank = rank_of(node.input(0))
     return windows.avg_pool(
         node.tracer,
         node.input(0),
-        kernel=_sizes(node, "kernel_shape", rank),
-        stride=_sizes(node, "strides", rank),
-        padding=_padding(node, rank),
-        dilation=_sizes(node, "dilations", rank),
+        _pool_window(node),
         ceil_mode=node.flag("ceil_mode"),
         count_include_pad=node.flag("count_include_pad"),
     )
@@ -205,6 +188,16 @@ def _resized(node: Node, tensor: Tensor, old: bool) -> tuple[tuple[int, ...], bo
         raise NetworkError(f"resizes {tensor.shape} to {tuple(whole)}; known is for spatial axes alone")
     new = tuple(whole[2:])
     return new, all(size % have == 0 for size, have in zip(new, tensor.shape[2:], strict=True))
+
+
+def _pool_window(node: Node) -> Window:
+    rank = rank_of(node.input(0))
+    kernel = _sizes(node, "kernel_shape", rank)
+    return _window(node, rank)._replace(kernel=kernel)
+
+
+def _window(node: Node, rank: int) -> Window:
+    return Window(_sizes(node, "strides", rank), _padding(node, rank), _sizes(node, "dilations", rank))
 
 
 def _sizes(node: Node, name: str, rank: int) -> tuple[int, ...]:

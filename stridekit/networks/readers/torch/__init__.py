@@ -6,6 +6,6 @@ a module is read.
 
 from __future__ import annotations
 
-from stridekit.networks.readers.torch.exporting import network_of_torch
+from stridekit.networks.readers.torch.reader import read_torch
 
-__all__ = ["network_of_torch"]
+__all__ = ["read_torch"]

@@ -10,22 +10,25 @@ from stridekit.errors import NetworkError
 from stridekit.networks.readers.torch.call import Call
 from stridekit.networks.readers.tracing import Tensor, Value, shaping, windows
 from stridekit.networks.readers.tracing.values import channels_first, features
+from stridekit.networks.readers.tracing.windows import Window
 
 _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
-def _conv(call: Call) -> Value:
+def _window(call: Call) -> Window:
+    """Return a convolution's or a pooling's; a pooling without a stride steps by its kernel."""
+    kernel = call.sizes("kernel_size") if "kernel_size" in call else ()
     padding = call.sizes("padding")
-    return windows.conv(
-        call.tracer,
-        call.first,
-        call["weight"],
-        call["bias"],
-        stride=call.sizes("stride"),
-        padding=0 if padding == "valid" else padding,
-        dilation=call.sizes("dilation"),
-        groups=call["groups"],
+    return Window(
+        call.sizes("stride") if call["stride"] else kernel,
+        0 if padding == "valid" else padding,
+        call.sizes("dilation") if "dilation" in call else 1,
+        kernel,
     )
+
+
+def _conv(call: Call) -> Value:
+    return windows.conv(call.tracer, call.first, call["weight"], call["bias"], _window(call), call["groups"])
 
 
 def _conv_transpose(call: Call) -> Value:
@@ -34,11 +37,9 @@ def _conv_transpose(call: Call) -> Value:
         call.first,
         call["weight"],
         call["bias"],
-        stride=call.sizes("stride"),
-        padding=call.sizes("padding"),
-        output_padding=call.sizes("output_padding"),
-        dilation=call.sizes("dilation"),
-        groups=call["groups"],
+        _window(call),
+        call.sizes("output_padding"),
+        call["groups"],
     )
 
 
@@ -47,28 +48,16 @@ def _convolution(call: Call) -> Value:
 
 
 def _max_pool(call: Call) -> Value:
-    kernel = call.sizes("kernel_size")
-    return windows.max_pool(
-        call.tracer,
-        call.first,
-        kernel=kernel,
-        stride=call.sizes("stride") if call["stride"] else kernel,
-        padding=call.sizes("padding"),
-        dilation=call.sizes("dilation"),
-        ceil_mode=call["ceil_mode"],
-    )
+    return windows.max_pool(call.tracer, call.first, _window(call), ceil_mode=call["ceil_mode"])
 
 
 def _avg_pool(call: Call) -> Value:
     if call.get("divisor_override") is not None:
         raise NetworkError("divisor_override is not known")
-    kernel = call.sizes("kernel_size")
     return windows.avg_pool(
         call.tracer,
         call.first,
-        kernel=kernel,
-        stride=call.sizes("stride") if call["stride"] else kernel,
-        padding=call.sizes("padding"),
+        _window(call),
         ceil_mode=call["ceil_mode"],
         count_include_pad=call["count_include_pad"],
     )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import cache, partial
+from typing import Any
 
 import numpy as np
 
@@ -77,6 +78,16 @@ def activation(tracer: Tracer, value: Value, name: str, slope: float | None = No
 def step(tracer: Tracer, value: Value, function: Function, name: str, *rounded: Value) -> Tensor | Unfinished:
     """Go on with a function of each element; `rounded` are the constants in it."""
     return _then(tracer, value, function, name, *rounded)
+
+
+def with_number(tracer: Tracer, left: Value, right: Value, function: Callable[[Any, Any], Any], name: str) -> Value:
+    """Go on with a function of two, of which one is a number: such as a difference or a quotient."""
+    first, second = number(left), number(right)
+    if second is not None:
+        return step(tracer, left, lambda x: np.asarray(function(x, second)), name, right)
+    if first is not None:
+        return step(tracer, right, lambda x: np.asarray(function(first, x)), name, left)
+    raise NetworkError("is known with one number alone, as a step of an activation")
 
 
 def clip(tracer: Tracer, value: Value, low: float | None, high: float | None, name: str) -> Tensor | Unfinished:

@@ -8,7 +8,7 @@ from stridekit.errors import NetworkError
 from stridekit.networks.operations import BatchNorm, Conv, LayerNorm, Linear, SoftmaxCrossEntropy
 from stridekit.networks.readers.tracing.tracer import Tracer
 from stridekit.networks.readers.tracing.values import Tensor, Value, channels_first, constant, features
-from stridekit.networks.readers.tracing.windows import pointwise
+from stridekit.networks.readers.tracing.windows import optional, pointwise
 
 
 def batch_norm(
@@ -58,13 +58,12 @@ def linear(tracer: Tracer, value: Value, weight: Value, bias: Value) -> Tensor:
         raise NetworkError(
             f"multiplies the last axis of {tensor.shape}, which are no channels; flatten it, or put its channels last"
         )
-    offset = None if bias is None else constant(bias, "the bias")
-    constants = {"weight": matrix} if offset is None else {"weight": matrix, "bias": offset}
-    spatial = len(tensor.spatial_axes)
+    offset, spatial = optional(bias), len(tensor.spatial_axes)
     if not spatial:
-        return tracer.emit(Linear(matrix.shape[0], offset is not None), [tensor], constants)
-    constants["weight"] = pointwise(matrix, spatial)
-    return tracer.emit(Conv(matrix.shape[0], 1, bias=offset is not None), [tensor], constants)
+        operation: Linear | Conv = Linear(matrix.shape[0], offset is not None)
+    else:
+        operation, matrix = Conv(matrix.shape[0], 1, bias=offset is not None), pointwise(matrix, spatial)
+    return tracer.emit(operation, [tensor], {"weight": matrix, "bias": offset})
 
 
 def softmax(tracer: Tracer, value: Value, axis: int) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any, NamedTuple
 
 from stridekit.arguments import is_int, per_axis
 from stridekit.errors import NetworkError
@@ -22,100 +23,68 @@ from stridekit.networks.readers.tracing.values import Constant, Padded, Tensor, 
 from stridekit.problems.padding import Padding, PaddingPairs, resolve_padding
 
 
-def conv(
-    tracer: Tracer,
-    value: Value,
-    weight: Value,
-    bias: Value,
-    *,
-    stride: Sizes = 1,
-    padding: Padding = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
-) -> Tensor:
+class Window(NamedTuple):
+    """What slides over the pixels: of each axis, or one number for all."""
+
+    stride: Sizes = 1
+    padding: Padding = 0
+    dilation: Sizes = 1
+    kernel: Sizes = ()
+
+    def pairs(self, sizes: tuple[int, ...]) -> PaddingPairs:
+        """Return the padding of each axis, for so many pixels."""
+        spread = (per_axis("", each, len(sizes)) for each in (self.kernel, self.stride, self.dilation))
+        return resolve_padding(self.padding, sizes, *spread)
+
+    def options(self) -> dict[str, Any]:
+        """Return it as operations have it, with one number for all axes where a person would write one."""
+        sizes = {"kernel_size": self.kernel, "stride": self.stride, "dilation": self.dilation}
+        return {"padding": _plain_padding(self.padding), **{name: plain(size) for name, size in sizes.items()}}
+
+
+def conv(tracer: Tracer, value: Value, weight: Value, bias: Value, window: Window, groups: int) -> Tensor:
     """Add a convolution; `weight` is ``(K, C / groups, *kernel)``."""
-    filters, offset = constant(weight, "the weight"), _optional(bias)
-    kernel = _kernel(filters, value)
-    padding, mode = _with_padding(value, kernel, stride, padding, dilation)
-    operation = Conv(
-        filters.shape[0],
-        plain(kernel),
-        plain(stride),
-        plain_padding(padding),
-        plain(dilation),
-        groups,
-        mode,
-        offset is not None,
-    )
-    return tracer.emit(operation, [_inner(value)], _named(weight=filters, bias=offset))
+    filters, offset = constant(weight, "the weight"), optional(bias)
+    window, mode = _with_padding(value, window._replace(kernel=_kernel(filters, value)))
+    operation = Conv(filters.shape[0], **window.options(), groups=groups, padding_mode=mode, bias=offset is not None)
+    return tracer.emit(operation, [_inner(value)], {"weight": filters, "bias": offset})
 
 
 def conv_transpose(
-    tracer: Tracer,
-    value: Value,
-    weight: Value,
-    bias: Value,
-    *,
-    stride: Sizes = 1,
-    padding: Padding = 0,
-    output_padding: Sizes = 0,
-    dilation: Sizes = 1,
-    groups: int = 1,
+    tracer: Tracer, value: Value, weight: Value, bias: Value, window: Window, output_padding: Sizes, groups: int
 ) -> Tensor:
     """Add a transposed convolution; `weight` is ``(C, K / groups, *kernel)``."""
-    tensor, filters, offset = channels_first(value), constant(weight, "the weight"), _optional(bias)
-    kernel = _kernel(filters, value)
+    tensor, filters, offset = channels_first(value), constant(weight, "the weight"), optional(bias)
     operation = ConvTranspose(
         filters.shape[1] * groups,
-        plain(kernel),
-        plain(stride),
-        plain_padding(padding),
-        plain(output_padding),
-        plain(dilation),
-        groups,
-        offset is not None,
+        **window._replace(kernel=_kernel(filters, value)).options(),
+        output_padding=plain(output_padding),
+        groups=groups,
+        bias=offset is not None,
     )
-    return tracer.emit(operation, [tensor], _named(weight=filters, bias=offset))
+    return tracer.emit(operation, [tensor], {"weight": filters, "bias": offset})
 
 
-def max_pool(
-    tracer: Tracer, value: Value, *, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, ceil_mode: bool
-) -> Tensor:
+def max_pool(tracer: Tracer, value: Value, window: Window, *, ceil_mode: bool) -> Tensor:
     """Add a max-pooling, whose own padding never is the largest; one of zeros before it could be."""
     tensor = channels_first(value)
-    return tracer.emit(
-        MaxPool(plain(kernel), plain(stride), plain_padding(padding), plain(dilation), ceil_mode), [tensor]
-    )
+    return tracer.emit(MaxPool(**window.options(), ceil_mode=ceil_mode), [tensor])
 
 
-def avg_pool(
-    tracer: Tracer,
-    value: Value,
-    *,
-    kernel: Sizes,
-    stride: Sizes,
-    padding: Padding,
-    dilation: Sizes = 1,
-    ceil_mode: bool,
-    count_include_pad: bool,
-) -> Tensor:
+def avg_pool(tracer: Tracer, value: Value, window: Window, *, ceil_mode: bool, count_include_pad: bool) -> Tensor:
     """Add an average pooling."""
     if isinstance(value, Padded):
         if ceil_mode:
             raise NetworkError(f"ceil_mode after the padding of {value.place} is not known")
-        sizes = value.tensor.shape[2:]
-        own = resolve_padding(padding, sizes, *(per_axis("", each, len(sizes)) for each in (kernel, stride, dilation)))
-        if not count_include_pad and any(map(any, own)):
+        if not count_include_pad and any(map(any, window.pairs(value.tensor.shape[2:]))):
             raise NetworkError(
                 f"has a padding that does not count, and {value.place} one that does; wanted one of them"
             )
-        padding, mode = _with_padding(value, kernel, stride, padding, dilation)
+        window, mode = _with_padding(value, window)
         if mode != "zeros":
             raise NetworkError(f"the input is padded by {value.place} in mode {mode!r}; a pooling takes zeros")
         count_include_pad = True
-    operation = AvgPool(
-        plain(kernel), plain(stride), plain_padding(padding), plain(dilation), ceil_mode, count_include_pad
-    )
+    operation = AvgPool(**window.options(), ceil_mode=ceil_mode, count_include_pad=count_include_pad)
     return tracer.emit(operation, [_inner(value)])
 
 
@@ -140,7 +109,7 @@ def plain(sizes: Sizes) -> Sizes:
     return values[0] if values and len(set(values)) == 1 else values
 
 
-def plain_padding(padding: Padding) -> Padding:
+def _plain_padding(padding: Padding) -> Padding:
     """Write equal paddings as one number."""
     if isinstance(padding, str) or is_int(padding):
         return padding
@@ -149,18 +118,17 @@ def plain_padding(padding: Padding) -> Padding:
     return amounts.pop() if len(amounts) == 1 else pairs
 
 
-def _with_padding(value: Value, kernel: Sizes, stride: Sizes, padding: Padding, dilation: Sizes) -> tuple[Padding, str]:
-    """Return padding and mode of a window that takes the padding before it as its own."""
+def _with_padding(value: Value, window: Window) -> tuple[Window, str]:
+    """Return a window that takes the padding before it as its own, and the padding's mode."""
     if not isinstance(value, Padded):
-        return padding, "zeros"
-    sizes = tuple(value.shape[axis] for axis in value.tensor.spatial_axes)
-    own = resolve_padding(padding, sizes, *(per_axis("", each, len(sizes)) for each in (kernel, stride, dilation)))
+        return window, "zeros"
+    own = window.pairs(tuple(value.shape[axis] for axis in value.tensor.spatial_axes))
     if value.mode != "zeros" and any(map(any, own)):
         raise NetworkError(f"pads with zeros what {value.place} padded in mode {value.mode!r}; wanted one padding")
     pairs: PaddingPairs = tuple(
         (before + outer, after + more) for (before, after), (outer, more) in zip(value.pairs, own, strict=True)
     )
-    return pairs, value.mode
+    return window._replace(padding=pairs), value.mode
 
 
 def _inner(value: Value) -> Tensor:
@@ -174,12 +142,9 @@ def _kernel(weight: Constant, value: Value) -> tuple[int, ...]:
     return weight.shape[2:]
 
 
-def _optional(bias: Value) -> Constant | None:
+def optional(bias: Value) -> Constant | None:
+    """Return a bias that need not be there."""
     return None if bias is None else constant(bias, "the bias")
-
-
-def _named(**constants: Constant | None) -> dict[str, Constant]:
-    return {name: value for name, value in constants.items() if value is not None}
 
 
 def pointwise(weight: Constant, rank: int) -> Constant:

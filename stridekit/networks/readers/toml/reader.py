@@ -17,20 +17,18 @@ from stridekit.arguments import printable
 from stridekit.errors import NetworkError
 from stridekit.memory.files import open_regular
 from stridekit.memory.limits import DEEPEST_BLOCKS, LONGEST_NAME, MOST_LAYERS, MOST_TOML_BYTES, MOST_VALUES
-from stridekit.networks.graph import Graph
 from stridekit.networks.layers import Layer
 from stridekit.networks.operations import FUNCTIONS, OPERATIONS, Activation, Operation
+from stridekit.networks.readers import Draft
 from stridekit.networks.readers.toml.lines import line_of, too_much
 
 _TOP_KEYS = ("name", "source", "outputs", "layers", "blocks")
 _BLOCK_KEYS = ("defaults", "layers")
 _LAYER_KEYS = ("name", "op", "inputs", "shares")
 _REPEAT_KEYS = ("repeat", "first")
-_FILLED_IN = ("kernel", "channels")
-"""Fields that follow from the layer's inputs and cannot be given."""
 
 
-def read_toml(path: Path) -> Graph:
+def read_toml(path: Path) -> Draft:
     """Read a network file.
 
     Raises
@@ -49,7 +47,7 @@ def read_toml(path: Path) -> Graph:
     return parse_toml(text, name)
 
 
-def parse_toml(text: str, file: str = "network") -> Graph:
+def parse_toml(text: str, file: str) -> Draft:
     """Read the text of a network file; `file` is its name in messages."""
     line, trouble = too_much(text)
     if trouble:
@@ -59,7 +57,7 @@ def parse_toml(text: str, file: str = "network") -> Graph:
     except tomllib.TOMLDecodeError as error:
         found = re.search(r"line (\d+)", str(error))
         raise NetworkError(f"{file}:{found[1] if found else text.count(chr(10)) + 1}: not TOML: {error}") from None
-    return _Reader(text, file, document).network()
+    return _Reader(text, file, document).draft()
 
 
 @dataclass(frozen=True)
@@ -88,8 +86,8 @@ class _Reader:
         self.layers: list[Layer] = []
         self.places: dict[str, _Place] = {}
 
-    def network(self) -> Graph:
-        """Check the document and build the network."""
+    def draft(self) -> Draft:
+        """Check the document and write the layers out."""
         document = self.document
         self._known(document, _TOP_KEYS, None)
         blocks = document.get("blocks", {})
@@ -111,16 +109,18 @@ class _Reader:
         self._expand(self._list(document, None), scope)
         if outputs is not None and not _strings(outputs):
             self._fail("outputs", f"is {outputs!r}; wanted names of layers")
-        try:
-            return Graph(
-                document.get("name", Path(self.file).stem),
-                self.layers,
-                outputs=None if outputs is None else [scope.names.get(name, name) for name in outputs],
-                source=document.get("source", ""),
-            )
-        except NetworkError as error:
-            place = self.places.get(error.layer or "")
-            self._fail(error.key or ("op" if place else None), str(error), place=place)
+        return Draft(
+            document.get("name", Path(self.file).stem),
+            self.layers,
+            None if outputs is None else [scope.names.get(name, name) for name in outputs],
+            source=document.get("source", ""),
+            placed=self._placed,
+        )
+
+    def _placed(self, error: NetworkError) -> NetworkError:
+        """Say of what is wrong with the network where it is written."""
+        place = self.places.get(error.layer or "")
+        return self._error(error.key or ("op" if place else None), str(error), place)
 
     def _list(self, table: dict[str, Any], block: str | None) -> list[dict[str, Any]]:
         layers = table.get("layers")
@@ -232,7 +232,7 @@ class _Reader:
         else:
             known = ", ".join([*OPERATIONS, *FUNCTIONS, *self.document.get("blocks", {})])
             self._fail("op", f"there is no operation {op!r}; wanted one of {known}", place=place)
-        allowed = {each.name: each for each in fields(found) if each.name not in (*_FILLED_IN, *preset)}
+        allowed = {each.name: each for each in fields(found) if each.name not in preset}
         given = {key: value for key, value in table.items() if key not in _LAYER_KEYS}
         for key, value in given.items():
             if key not in allowed:
@@ -271,10 +271,13 @@ class _Reader:
     def _fail(
         self, key: str | None, message: str, *, place: _Place | None = None, block: str | None = None
     ) -> NoReturn:
+        raise self._error(key, message, place, block)
+
+    def _error(self, key: str | None, message: str, place: _Place | None, block: str | None = None) -> NetworkError:
         section = place.block if place else block
         line = line_of(self.text, section, None if place is None else place.index, key)
         shown = f"{key}: " if key else ""
-        raise NetworkError(f"{self.file}:{line}: {shown}{message}", key=key)
+        return NetworkError(f"{self.file}:{line}: {shown}{message}", key=key)
 
 
 def _wanted(default: Any, value: Any) -> str:

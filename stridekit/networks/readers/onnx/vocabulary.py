@@ -7,8 +7,8 @@ from collections.abc import Callable
 import numpy as np
 
 from stridekit.errors import NetworkError
-from stridekit.networks.readers.onnx import folding, windows
-from stridekit.networks.readers.onnx.folding import axes_of
+from stridekit.networks.readers.onnx import constants, windows
+from stridekit.networks.readers.onnx.constants import axes_of
 from stridekit.networks.readers.onnx.node import Node
 from stridekit.networks.readers.onnx.windows import weights
 from stridekit.networks.readers.tracing import Constant, Tensor, Value, elementwise, normalising, shaping
@@ -77,18 +77,7 @@ def _sum(node: Node) -> Value:
 
 
 def _with_number(function: Callable[..., np.ndarray]) -> Handler:
-    """Take a number from each element, or divide by it, or the other way round."""
-
-    def handled(node: Node) -> Value:
-        left, right = node.input(0), node.input(1)
-        first, second = number(left), number(right)
-        if second is not None:
-            return elementwise.step(node.tracer, left, lambda x: function(x, second), node.operator, right)
-        if first is not None:
-            return elementwise.step(node.tracer, right, lambda x: function(first, x), node.operator, left)
-        raise NetworkError("is known with one number alone, as a step of an activation")
-
-    return handled
+    return lambda node: elementwise.with_number(node.tracer, node.input(0), node.input(1), function, node.operator)
 
 
 def _batch_norm(node: Node) -> Value:
@@ -96,11 +85,11 @@ def _batch_norm(node: Node) -> Value:
     if node.flag("training_mode") or not node.flag("spatial", True):
         raise NetworkError("training_mode and spatial = 0 are not known")
     node.ignored("is_test", "consumed_inputs")
-    value, *constants = (weights(node.input(at), f"input {at}") for at in range(5))
+    value, *kept = (weights(node.input(at), f"input {at}") for at in range(5))
     return normalising.batch_norm(
         node.tracer,
         value,
-        *constants,
+        *kept,
         epsilon=node.real("epsilon", 1e-5),
         # ONNX has the share of the old mean, PyTorch and networks that of the new one.
         momentum=decimal(1 - node.real("momentum", 0.9)),
@@ -168,7 +157,7 @@ def _concat(node: Node) -> Value:
 
 def _slice(node: Node) -> Value:
     value: Value = features(node.input(0))
-    for axis, start, stop, step in folding.slices(node):
+    for axis, start, stop, step in constants.slices(node):
         value = shaping.take(node.tracer, value, axis, start, stop, step)
     return value
 
@@ -246,7 +235,7 @@ OPERATORS: dict[str, Handler] = {
     "Cast": _cast,
     "Clip": _clip,
     "Concat": _concat,
-    "Constant": folding.literal,
+    "Constant": constants.literal,
     "Conv": windows.conv,
     "ConvTranspose": windows.conv_transpose,
     "Div": _with_number(np.divide),
@@ -275,7 +264,7 @@ OPERATORS: dict[str, Handler] = {
     "Relu": _function("relu"),
     "Reshape": _reshape,
     "Resize": windows.resize,
-    "Shape": folding.shape,
+    "Shape": constants.shape,
     "Sigmoid": _function("sigmoid"),
     "Slice": _slice,
     "Softmax": _softmax,

@@ -1,25 +1,25 @@
-"""From the nodes of an ONNX graph, in order, to a network."""
+"""From the nodes of an ONNX graph, in order, to a draft of a network."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 from stridekit.errors import NetworkError, StridekitError
-from stridekit.networks.readers.onnx import folding
+from stridekit.networks.readers import Draft
+from stridekit.networks.readers.onnx import constants
 from stridekit.networks.readers.onnx.loading import array_of, first_line, input_shape, load_model
 from stridekit.networks.readers.onnx.node import Node, place_of
-from stridekit.networks.readers.onnx.operators import OPERATORS
+from stridekit.networks.readers.onnx.vocabulary import OPERATORS
 from stridekit.networks.readers.tracing import Constant, Tracer, Value
 
 if TYPE_CHECKING:
-    from stridekit.networks.graph import Graph
     from stridekit.networks.layers import InputSize
 
 _DOMAINS = ("", "ai.onnx")
 
 
-def network_of_onnx(model: Any, input_size: InputSize = None) -> Graph:
-    """Return the network of an ONNX model, with its weights.
+def read_onnx(model: Any, input_size: InputSize = None) -> Draft:
+    """Return the draft of an ONNX model, with its weights.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def network_of_onnx(model: Any, input_size: InputSize = None) -> Graph:
         raise NetworkError(f"{name}: cannot be read: {type(error).__name__}: {first_line(error)}") from error
 
 
-def _traced(model: Any, name: str, input_size: InputSize) -> Graph:
+def _traced(model: Any, name: str, input_size: InputSize) -> Draft:
     graph = model.graph
     if graph.sparse_initializer:
         raise NetworkError("sparse initializers are not known")
@@ -66,14 +66,14 @@ def _traced(model: Any, name: str, input_size: InputSize) -> Graph:
     for number, proto in enumerate(graph.node):
         _follow(proto, number, opset, tracer, values)
     outputs = [value.name for value in graph.output]
-    return tracer.network(name, [_output(each, values) for each in outputs], outputs)
+    return tracer.draft(name, [_output(each, values) for each in outputs], outputs)
 
 
 def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[str, Value]) -> None:
     """Put what a node gives among the values."""
     place = place_of(proto, number)
     tracer.at(place)
-    if proto.domain not in _DOMAINS or (proto.op_type not in OPERATORS and proto.op_type not in folding.FOLDS):
+    if proto.domain not in _DOMAINS or (proto.op_type not in OPERATORS and proto.op_type not in constants.FOLDS):
         operator = proto.op_type if proto.domain in _DOMAINS else f"{proto.domain}.{proto.op_type}"
         # The place names the operator already, and an unknown one is worth a sentence.
         raise NetworkError(
@@ -81,7 +81,7 @@ def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[st
         )
     node = Node(proto, [_input(name, values) for name in proto.input], opset, tracer)
     try:
-        found: Value = folding.fold(node)
+        found: Value = constants.fold(node)
         if found is None and proto.op_type in OPERATORS:
             found = OPERATORS[proto.op_type](node)
         elif found is None:

@@ -1,24 +1,22 @@
-"""Exporting a module to a graph of ATen functions, and following the graph to a network."""
+"""Exporting a module to a graph of ATen functions, and following the graph to a draft of a network."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stridekit.arguments import as_int, items_of, shown
 from stridekit.errors import NetworkError, StridekitError
 from stridekit.extras import extra
+from stridekit.networks.readers import Draft
 from stridekit.networks.readers.torch.call import Call, Held, place_of
-from stridekit.networks.readers.torch.functions import FUNCTIONS
+from stridekit.networks.readers.torch.vocabulary import FUNCTIONS
 from stridekit.networks.readers.tracing import Tracer
 
-if TYPE_CHECKING:
-    from stridekit.networks.graph import Graph
 
-
-def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
-    """Return the network of a ``torch.nn.Module``, with copies of its weights as NumPy arrays.
+def read_torch(module: Any, input_size: Sequence[int]) -> Draft:
+    """Return the draft of a ``torch.nn.Module``, with copies of its weights as NumPy arrays.
 
     The module is exported in evaluation mode, for a batch of one, in the dtype of its parameters, and left in the mode
     that it was in.
@@ -55,7 +53,7 @@ def network_of_torch(module: Any, input_size: Sequence[int]) -> Graph:
             values[node.name] = _followed(torch, node, module, tracer, values)
         elif node.op != "placeholder" and node.op != "output":
             raise NetworkError(f"node {node.name!r}: {node.op} is not known")
-    return tracer.network(type(module).__name__, _outputs(program, values))
+    return tracer.draft(type(module).__name__, _outputs(program, values))
 
 
 def _exported(torch: Any, module: Any, sizes: tuple[int, ...]) -> Any:

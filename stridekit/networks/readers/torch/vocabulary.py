@@ -11,7 +11,7 @@ from stridekit.errors import NetworkError
 from stridekit.networks.readers.torch import windows
 from stridekit.networks.readers.torch.call import Call
 from stridekit.networks.readers.tracing import Constant, Value, elementwise, normalising, shaping
-from stridekit.networks.readers.tracing.values import Function, constant, features, number
+from stridekit.networks.readers.tracing.values import constant, features
 
 Handler = Callable[[Call], Any]
 
@@ -64,17 +64,13 @@ def _mul(call: Call) -> Value:
     return elementwise.multiply(call.tracer, call.first, _operand(call["other"]), call.name)
 
 
-def _with_number(function: Callable[[Any, Any], np.ndarray]) -> Handler:
-    """Take a number from each element, or divide by it, or the other way round."""
-
+def _with_number(function: Callable[[Any, Any], np.ndarray], *, turned: bool = False) -> Handler:
     def handled(call: Call) -> Value:
-        left, right = call.first, _operand(call["other"])
-        first, second = number(left), number(right)
-        if call.get("alpha", 1) != 1 or call.get("rounding_mode") is not None or (first is None) == (second is None):
+        if call.get("alpha", 1) != 1 or call.get("rounding_mode") is not None:
             raise NetworkError("is known with one number alone, as a step of an activation")
-        if second is not None:
-            return elementwise.step(call.tracer, left, lambda x: function(x, second), call.name, right)
-        return elementwise.step(call.tracer, right, lambda x: function(first, x), call.name, left)
+        left, right = call.first, _operand(call["other"])
+        left, right = (right, left) if turned else (left, right)
+        return elementwise.with_number(call.tracer, left, right, function, call.name)
 
     return handled
 
@@ -260,7 +256,7 @@ FUNCTIONS: dict[str, Handler] = {
     "mul": _mul,
     "native_layer_norm": lambda call: (_layer_norm(call), None, None),
     "permute": lambda call: shaping.transpose(call.first, call["dims"]),
-    "rsub": lambda call: elementwise.step(call.tracer, call.first, _rsub(call), call.name),
+    "rsub": _with_number(np.subtract, turned=True),
     "slice": _slice,
     "softplus": _softplus,
     "squeeze": _squeeze,
@@ -268,10 +264,3 @@ FUNCTIONS: dict[str, Handler] = {
     "transpose": _transpose,
     "_assert_tensor_metadata": lambda call: None,
 }
-
-
-def _rsub(call: Call) -> Function:
-    other = number(_operand(call["other"]))
-    if other is None or call["alpha"] != 1:
-        raise NetworkError("is known with one number alone, as a step of an activation")
-    return lambda x: np.asarray(other - x)
