@@ -18,8 +18,9 @@ from stridekit.backends.cpu.forward.address_tables import (
     inside,
     read_blocking,
 )
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, finish
-from stridekit.backends.cpu.forward.macrokernel import sum_pixels
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.macrokernel import Pixels, sum_pixels
+from stridekit.backends.cpu.forward.microkernel import Out, Taps
 from stridekit.backends.cpu.forward.pack_input import block_origin, box_length, gather
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
 from stridekit.backends.cpu.runtime.compiler import entry, inlined
@@ -78,7 +79,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     x, x_strides = call.x, (call.x_n, call.x_c, call.x_d, call.x_h, call.x_w)
     out, out_strides = call.out, (call.out_n, call.out_c, call.out_d, call.out_h, call.out_w)
     weights, bias, counter = call.weights, call.bias, call.counter
-    activation, slope = call.activation, load(acc, call.slope)
+    activation = Activation(call.activation, load(acc, call.slope))
     scratch = call.scratch + worker * call.scratch_step
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     group_row = b.vectors * b.lanes * b.itemsize
@@ -96,14 +97,19 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     runs = b.channel_blocks == 1 and b.channels == b.pixel_channels and not b.lanewise
     box_rows = runs and b.w.tap_step == 1 and not (b.skips and b.w.pad > 0)
     x_rows = runs and b.w.dilation == 1 and x_strides[4] == w_pitch
-    box_taps, x_taps = scratch + b.box_taps, scratch + b.x_taps
-    fill_tap_table(box_taps, b, box_rows, b.d.tap_step * d_pitch, b.h.tap_step * h_pitch, b.w.tap_step * w_pitch)
+    box_length_, x_length = b.w.kernel if box_rows else 1, b.w.kernel if x_rows else 1
+    room = scratch + b.some_taps
+    box_taps = Taps(scratch + b.box_taps, positions // box_length_, box_length_, room)
+    x_taps = Taps(scratch + b.x_taps, positions // x_length, x_length, room)
+    fill_tap_table(box_taps.table, b, box_rows, b.d.tap_step * d_pitch, b.h.tap_step * h_pitch, b.w.tap_step * w_pitch)
     fill_tap_table(
-        x_taps, b, x_rows, b.d.dilation * x_strides[2], b.h.dilation * x_strides[3], b.w.dilation * x_strides[4]
+        x_taps.table, b, x_rows, b.d.dilation * x_strides[2], b.h.dilation * x_strides[3], b.w.dilation * x_strides[4]
     )
     # A tap in the padding may be left out only if it adds zeros: not if its weight is infinite or NaN.
     skips = b.skips and get_int(call.unbounded, 0) == 0
-    unfinished = b.channel_blocks > 1 or activation != NO_ACTIVATION or out_strides[1] != b.itemsize or not b.copies
+    unfinished = (
+        b.channel_blocks > 1 or call.activation != NO_ACTIVATION or out_strides[1] != b.itemsize or not b.copies
+    )
     prepared, inner, outer = -1, 0, 0
     while True:
         task = next_task(counter)
@@ -183,37 +189,14 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
                 shift = 0 if part == 0 else (inner + MOST_PIXELS) * 8
                 for p in range(0, total, max(total, 1) if direct else SUM_PIXELS):
                     count = total if direct else min(SUM_PIXELS, total - p)
-                    sum_pixels(
-                        acc,
-                        b,
-                        vectors,
-                        pixels + shift + p * 8,
-                        count,
-                        reached + p * 8 if part == 1 and skips else 0,
-                        x_taps if part == 0 else box_taps,
-                        x_rows if part == 0 else box_rows,
-                        scratch + b.some_taps,
-                        weight,
-                        bias_row,
-                        sums,
-                        targets + shift if direct else row_table,
-                        plane if direct else 0,
-                    )
+                    marks = reached + p * 8 if part == 1 and skips else 0
+                    block_of = Pixels(pixels + shift + p * 8, count, marks)
+                    taps = x_taps if part == 0 else box_taps
+                    to = Out(targets + shift + p * 8, plane, out_strides[1])
+                    out_of = to if direct else Out(row_table, 0, 0)
+                    sum_pixels(acc, b, vectors, block_of, taps, weight, bias_row, sums, out_of)
                     if not direct:
-                        finish(
-                            tag,
-                            acc,
-                            b,
-                            sums,
-                            count,
-                            vectors,
-                            filters,
-                            activation,
-                            slope,
-                            targets + shift + p * 8,
-                            plane,
-                            out_strides[1],
-                        )
+                        finish(tag, acc, b, sums, count, vectors, filters, activation, to)
 
 
 def convolve(dtype: str) -> int:

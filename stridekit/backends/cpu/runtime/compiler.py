@@ -53,6 +53,15 @@ def helper(function: Callable[..., Any]) -> Any:
     return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
 
 
+def named(compile_as: Callable[..., Any], function: Callable[..., Any], name: str) -> Any:
+    """Compile a function under a name of its own.
+
+    Compiled code is linked by name, across the files of the cache too: two functions of one name would become one.
+    """
+    function.__name__ = function.__qualname__ = name
+    return compile_as(function)
+
+
 class _Loaded(NamedTuple):
     address: int
     engine: Any

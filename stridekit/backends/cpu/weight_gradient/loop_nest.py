@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, inside, repeat_last
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, finish
-from stridekit.backends.cpu.forward.microkernel import run_tile
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.microkernel import Out, Rows, Run, Weights, by_vectors, run_tile
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
+from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined, named
 from stridekit.backends.cpu.runtime.processor import host
 from stridekit.backends.cpu.runtime.vector_memory import load, next_task, read_ints, set_int, store, tags
 from stridekit.backends.cpu.weight_gradient.blocking import Reduction, SummedAxis
@@ -73,61 +73,28 @@ def read_reduction(words: int) -> Reduction:
     return Reduction(SummedAxis(*d), SummedAxis(*h), SummedAxis(*w), *_read_others(words + 24 * _AXIS_WORDS))
 
 
-def _over_pixels(pixels: int, vectors: int) -> Any:
-    """Return the loop of one tile over pixels; what is left may take a tile half as high."""
-    half = (pixels + 1) // 2
-    whole_tile, half_tile = run_tile(pixels, vectors), run_tile(half, vectors)
+def _over_rows(height: int, vectors: int) -> Any:
+    """Return the loop of one tile over rows; what is left may take a tile half as high."""
+    half = (height + 1) // 2
+    whole_tile, half_tile = run_tile(height, vectors), run_tile(half, vectors)
     pitch = vectors * host().vector_bytes
 
-    def run(
-        acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int, step: int,
-        weights: int, weight_row: int, weight_step: int, sums: int,
-    ) -> None:  # fmt: skip
+    def loop(vectors: int, acc: Any, operands: Any) -> None:
+        rows, run, weights, sums = operands
         p = 0
-        while p < count:
-            at, to = table + p * 8, sums + p * pitch
-            if count - p > half:
-                whole_tile(acc, at, start, rows, row_step, length, step, weights, weight_row, weight_step, to)
-                p += pixels
+        while p < rows.number:
+            here, to = Rows(rows.table + p * 8, rows.number - p, rows.start), sums + p * pitch
+            if here.number > half:
+                whole_tile(acc, here, run, weights, to)
+                p += height
             else:
-                half_tile(acc, at, start, rows, row_step, length, step, weights, weight_row, weight_step, to)
+                half_tile(acc, here, run, weights, to)
                 p += half
 
-    run.__name__ = run.__qualname__ = f"run_tile_{pixels}x{vectors}"
-    return helper(run)
+    return named(helper, loop, f"run_tile_{height}x{vectors}")
 
 
-def _by_vectors(loops: list[tuple[int, Any]]) -> Any:
-    """Return the choice among the loops by their number of vectors."""
-    (number, loop), *others = loops
-    if not others:
-
-        def last(
-            vectors: int, acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int,
-            step: int, weights: int, weight_row: int, weight_step: int, sums: int,
-        ) -> None:  # fmt: skip
-            loop(acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)
-
-        last.__name__ = last.__qualname__ = f"run_tiles_from_{number}"
-        return inlined(last)
-    rest = _by_vectors(others)
-
-    def choose(
-        vectors: int, acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int,
-        step: int, weights: int, weight_row: int, weight_step: int, sums: int,
-    ) -> None:  # fmt: skip
-        if vectors == number:
-            loop(acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)
-        else:
-            rest(
-                vectors, acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums
-            )  # fmt: skip
-
-    choose.__name__ = choose.__qualname__ = f"run_tiles_from_{number}"
-    return inlined(choose)
-
-
-_run_tiles = _by_vectors([(vectors, _over_pixels(pixels, vectors)) for vectors, pixels in host().tiles.items()])
+_run_tiles = by_vectors("run_tile", [(vectors, _over_rows(rows, vectors)) for vectors, rows in host().tiles.items()])
 
 
 @helper
@@ -172,7 +139,8 @@ def _store_sums(
         set_int(targets, p, call.out + offset)
     repeat_last(targets, count)
     plane = (group * r.filters + vector * r.lanes) * call.out_k
-    finish(tag, acc, r, sums, count, vectors, filters, NO_ACTIVATION, 0.0, targets, plane, call.out_k)
+    none, out = Activation(NO_ACTIVATION, 0.0), Out(targets, plane, call.out_k)
+    finish(tag, acc, r, sums, count, vectors, filters, none, out)
 
 
 @helper
@@ -230,10 +198,10 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
             rows, length = min(r.h.block, r.h.out - h0), min(r.w.block, r.w.out - w0)
             gradient = call.g + n * call.g_n + (group * r.filters + vector * r.lanes) * call.g_k
             gradient += d0 * call.g_d + h0 * call.g_h + w0 * call.g_w
-            weights, weight_row, weight_step = gradient, call.g_h, call.g_w
+            weights = Weights(gradient, call.g_h, call.g_w)
             if not r.copies or call.g_k != r.itemsize or filters < vectors * r.lanes:
-                weights, weight_row, weight_step = slab, length * row, row
-                lay_gradients(tag, acc, r, gradient, call.g_h, call.g_w, call.g_k, rows, length, vectors, filters, slab)
+                lay_gradients(tag, acc, r, weights, call.g_k, rows, length, filters, slab)
+                weights = Weights(slab, length * row, row)
             corner = call.x + n * call.x_n + (group * r.channels + channel) * call.x_c
             low, high = _in_place(r, d0, h0, rows, w0, w0 + length)
             for part in range(3):
@@ -251,10 +219,9 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
                     gather_windows(
                         tag, acc, r, corner, x_steps, channels, (d0, h0, first), rows, last - first, box, box_steps
                     )
-                _run_tiles(
-                    vectors, acc, table, count, start, rows, r.h.stride * steps[2], last - first,
-                    r.w.stride * steps[3], weights + (first - w0) * weight_step, weight_row, weight_step, sums,
-                )  # fmt: skip
+                run = Run(rows, r.h.stride * steps[2], last - first, r.w.stride * steps[3])
+                part_of = Weights(weights.start + (first - w0) * weights.step, weights.line_step, weights.step)
+                _run_tiles(vectors, acc, (Rows(table, count, start), run, part_of, sums))
         if r.chains == 1:
             for first in range(0, count, SUM_PIXELS):
                 number = min(SUM_PIXELS, count - first)

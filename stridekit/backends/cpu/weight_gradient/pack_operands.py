@@ -93,15 +93,14 @@ def gather_windows(
 
 @helper
 def lay_gradients(
-    tag: Any, acc: Any, r: Any, source: int, row_step: int, step: int, filter_step: int, rows: int, width: int,
-    vectors: int, filters: int, slab: int,
-) -> None:  # fmt: skip
+    tag: Any, acc: Any, r: Any, source: Any, filter_step: int, rows: int, width: int, filters: int, slab: int
+) -> None:
     """Lay the gradients of `rows` rows of `width` outputs as rows of lanes; those of no filter hold anything."""
-    pitch = vectors * r.lanes * r.itemsize
-    if row_step == width * step:
+    step, pitch = source.step, -(-filters // r.lanes) * r.lanes * r.itemsize
+    if source.line_step == width * step:
         rows, width = 1, rows * width
     for h in range(rows):
-        begin, target = source + h * row_step, slab + h * width * pitch
+        begin, target = source.start + h * source.line_step, slab + h * width * pitch
         if r.copies and step == r.itemsize and width >= r.lanes:
             for j in range(0, width, r.lanes):
                 # The last square lies back to back with the end: what it shares with the one before is the same.
