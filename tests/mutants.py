@@ -79,6 +79,12 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "apart = weight[0] == expected if dense.groups > 1 else weight[0] > expected",
     ): "weights that lie end to end are read one by one: its cost",
     (
+        "input_gradient/algorithm.py",
+        "apart = weight[0] != expected if dense.groups > 1 else weight[0] >= expected",
+    ): "other weights of groups are read as vectors: the same bits",
+    ("stridekit/problems/conv_problem.py", "ADDRESSABLE = 2**63 - 2"): "no dtype has an odd number of bytes",
+    ("stridekit/problems/phases.py", "MOST_CLASSES = 513"): "how long planning may take",
+    (
         "weight_gradient/blocking.py",
         "if box(max(2 * h, height), w) > room and not mostly_shared(axes[1], h):",
     ): _BLOCK,

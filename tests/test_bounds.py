@@ -28,7 +28,7 @@ from tests.kit.oracle import assert_same_bits
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_bounds
+from tests import test_bounds
 test_bounds.run_all({dtype!r})
 """
 

@@ -14,13 +14,13 @@ from threading import Thread
 from typing import Any
 
 import pytest
-from test_cpu_cache import SOURCE, fresh_module
 from typer.testing import CliRunner
 
 from stridekit.backends.cuda import compiling as cuda_compiling
 from stridekit.backends.cuda.catalog import all_kernels
 from stridekit.cli.commands import app
 from stridekit.memory import disk_cache
+from tests.test_cpu_cache import SOURCE, fresh_module
 
 OWNERS = hasattr(os, "geteuid")
 pytestmark = pytest.mark.skipif(not OWNERS, reason="files have no owners on this system")

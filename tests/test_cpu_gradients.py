@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bounds import allocate_guarded, assert_ends_well, every_dtype, in_dtype
-from test_cpu_tiles import OWN
 
 import stridekit as sk
 from stridekit import vram
@@ -31,6 +29,8 @@ from tests.kit.curated import CURATED
 from tests.kit.gradients import DIRECTIONS, Gradient
 from tests.kit.guarded import guarded
 from tests.kit.oracle import assert_same_bits
+from tests.test_bounds import allocate_guarded, assert_ends_well, every_dtype, in_dtype
+from tests.test_cpu_tiles import OWN
 
 PAIRED = {dtype: 4 if dtype == "float64" else 8 for dtype in DTYPES}
 """Filters of half a vector of 512 bits; narrower ones are none."""
@@ -229,7 +229,7 @@ def test_phases_too_small_for_a_second_thread_share_one_call(stride: int) -> Non
 EVERY_WIDTH = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_cpu_gradients
+from tests import test_cpu_gradients
 test_cpu_gradients.run_narrow_groups()
 """
 
@@ -264,7 +264,7 @@ def test_every_vector_width_computes_the_same_gradients(bits: str) -> None:
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_cpu_gradients
+from tests import test_cpu_gradients
 test_cpu_gradients.run_all({dtype!r})
 """
 

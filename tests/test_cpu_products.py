@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_bounds import allocate_guarded
 
 import stridekit as sk
 from stridekit import vram
@@ -26,6 +25,7 @@ from tests.kit.gradients import DIRECTIONS, Gradient
 from tests.kit.guarded import guarded
 from tests.kit.laying import TRANSPOSED, WAYS, lay
 from tests.kit.oracle import assert_correct, assert_same_bits, channels_first
+from tests.test_bounds import allocate_guarded
 
 CASES = [
     case("one pixel", (1, 1), 1, channels=70, filters=37, bias=True),
@@ -199,7 +199,7 @@ def test_what_is_not_finite_beyond_a_row_is_not_read(special: float) -> None:
 PROGRAM = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_cpu_products
+from tests import test_cpu_products
 test_cpu_products.run_all({number})
 """
 

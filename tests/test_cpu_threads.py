@@ -181,7 +181,8 @@ print(stopped > 0)
 
 FORKED = """
 import threading, time, warnings
-from stridekit.backends.cpu import packing, turning
+from stridekit.backends.cpu.forward import pack_weights
+from stridekit.backends.cpu.input_gradient import pack_weights as turned
 from stridekit.concurrency import preparing
 warnings.simplefilter("ignore", DeprecationWarning)
 thread = threading.Thread(target=lambda: {here})
@@ -201,7 +202,7 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 @pytest.mark.parametrize(
     ("here", "there"),
     [
-        ("packing.pack_weights('float32')", "turning.turn_weights('float64')"),
+        ("pack_weights.pack_weights('float32')", "turned.turn_weights('float64')"),
         pytest.param(
             "sk.conv2d(x, w, backend='cpu')",
             "sk.conv2d(small, small[:, :, :3, :3], backend='cpu').shape == (1, 1, 3, 3)",

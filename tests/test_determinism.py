@@ -139,7 +139,7 @@ def test_the_copy_of_an_array_gives_the_same_bits_wherever_it_lies() -> None:
 LAST_WORD = """
 import atexit, sys, zlib
 sys.path.insert(0, {tests!r})
-from test_determinism import LARGE
+from tests.test_determinism import LARGE
 import stridekit as sk
 sk.set_num_threads(3)
 of = LARGE[0]
@@ -161,7 +161,7 @@ def test_a_call_while_the_interpreter_ends_gives_the_same_bits(before: bool) -> 
 PROGRAM = """
 import sys, zlib
 sys.path.insert(0, {tests!r})
-from test_determinism import LARGE
+from tests.test_determinism import LARGE
 for of in LARGE[:3]:
     print(zlib.crc32(of.run(of.arrays(), backend="cpu").tobytes()))
 """

@@ -15,11 +15,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_budget import smallest
-from test_cuda_kernels import KINDS, assert_within_tf32, tailed
-from test_determinism import LARGE
-from test_nonfinite import KINDS as NONFINITE
-from test_nonfinite import PLANTED, plant
 
 import stridekit as sk
 from bench.gpu_cases import check, only, small_cases
@@ -32,6 +27,11 @@ from tests.kit.cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case, case
 from tests.kit.curated import CURATED
 from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid
 from tests.kit.oracle import assert_correct, assert_same_bits, assert_within, truth
+from tests.test_budget import smallest
+from tests.test_cuda_kernels import KINDS, assert_within_tf32, tailed
+from tests.test_determinism import LARGE
+from tests.test_nonfinite import KINDS as NONFINITE
+from tests.test_nonfinite import PLANTED, plant
 
 pytestmark = [
     pytest.mark.gpu,

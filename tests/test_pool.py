@@ -119,7 +119,7 @@ def test_large_windows_are_pooled_in_every_dtype_and_order(dtype: str, memory: s
 EVERY_WIDTH = """
 import sys
 sys.path.insert(0, {tests!r})
-import test_pool
+from tests import test_pool
 for case in test_pool.LARGE.values():
     test_pool.check_beside_reference(test_pool.replace(case, dtype={dtype!r}), "cpu")
 """

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from test_columns import race
 
 from bench.cliffs import kinds
+from tests.test_columns import race
 
 POOLS = kinds()["pools"]
 WORST = [
