@@ -17,20 +17,19 @@ from stridekit.backends.cpu.forward.blocking import (
     paired_blocking,
 )
 from stridekit.backends.cpu.forward.launch import (
-    WORD_BYTES,
     Counted,
     Job,
     Part,
     execute,
     job_of,
     layout_of,
-    packed_rows,
     packers,
-    strides_of,
+    packing_of,
+    placed,
     weights_bytes,
-    words_of,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import WORD_BYTES, bases, rows, strides_of
 from stridekit.memory.workspace import align
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -85,13 +84,15 @@ class TileAlgorithm:
         from stridekit.backends.cpu.forward.pack_weights import pack_weights
         from stridekit.backends.cpu.runtime.thread_pool import run
 
-        words = words_of(type(self)._blocking, problem, device)
+        found = placed(type(self)._blocking, problem, device)
         part = Part(problem, 0, (), 0, (), 0, grouped_strides(problem, weight.strides))
         counter = np.zeros(1, np.int64)
         end = packed.nbytes - align(WORD_BYTES)
         packed[end:] = 0
-        job = packed_rows(words, part, packed.ctypes.data, packed.ctypes.data + end, counter.ctypes.data, weight)
-        run(pack_weights(problem.dtype), job, packers([words], device), weight, packed, packed.base, counter, words)
+        begin = packed.ctypes.data
+        packing = packing_of(found, part, begin, begin + end, counter.ctypes.data)
+        job = rows(1, packing).at(bases(None, None, None, weight))
+        run(pack_weights(problem.dtype), job, packers([found], device), weight, packed, packed.base, counter, found)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""

@@ -86,29 +86,27 @@ _paired = _all_tiles(paired_tile, 1)
 
 
 @inlined
-def sum_pixels(
-    acc: Any, b: Any, vectors: int, pixels: Any, taps: Any, weights: int, bias: int, sums: int, out: Any
-) -> None:
-    """Sum the products of pixels with one block of `vectors` vectors of filters.
+def sum_pixels(acc: Any, b: Any, filters: Any, pixels: Any, taps: Any, sums: int, out: Any) -> None:
+    """Sum the products of pixels with one block of filters.
 
     Parameters
     ----------
+    filters : its vectors, and the addresses of its weights and bias
     pixels, taps, out : `Pixels`, `Taps` and `Out`; the taps are those of each channel block, `length` is of one channel
-    weights, bias : addresses of this block's
     sums : where `out` puts the first pixel's sums, if there are several channel blocks
     """
-    row = vectors * b.lanes * b.itemsize
+    row = filters.vectors * b.lanes * b.itemsize
     positions = b.d.kernel * b.h.kernel * b.w.kernel
     for c in range(b.channel_blocks):
         done = c * b.channel_block
         length = taps.length * min(b.channel_block, b.channels - done)
         some = Taps(taps.table + c * taps.number * 16, taps.number, length, taps.room)
         # The first channel block starts every pixel from the bias, the others from the sums so far.
-        begin = Sums(bias, 0) if c == 0 else Sums(sums, row)
-        operands = pixels, some, weights + done * positions * row, begin, out
+        begin = Sums(filters.bias, 0) if c == 0 else Sums(sums, row)
+        operands = pixels, some, filters.weights + done * positions * row, begin, out
         if b.lanewise:
-            _lanewise(vectors, acc, operands)
+            _lanewise(filters.vectors, acc, operands)
         elif b.subgroups > 1:
-            _paired(vectors, acc, operands)
+            _paired(filters.vectors, acc, operands)
         else:
-            _broadcast(vectors, acc, operands)
+            _broadcast(filters.vectors, acc, operands)

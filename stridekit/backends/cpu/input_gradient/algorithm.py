@@ -9,20 +9,11 @@ from typing import Any
 from stridekit.backends import Operands
 from stridekit.backends.cpu.forward.algorithm import TileAlgorithm
 from stridekit.backends.cpu.forward.blocking import Blocking, accumulator_itemsize
-from stridekit.backends.cpu.forward.launch import (
-    NOTHING,
-    WEIGHT,
-    WORKSPACE,
-    Job,
-    Number,
-    Part,
-    Rows,
-    execute,
-    rows_of,
-    strides_of,
-)
+from stridekit.backends.cpu.forward.launch import Job, Part, execute
 from stridekit.backends.cpu.input_gradient.cost_model import phases_seconds
+from stridekit.backends.cpu.input_gradient.jobs import TurnedTap, Turning
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import WEIGHT, WORKSPACE, Rows, rows, strides_of
 from stridekit.backends.gradients.input_gradient import (
     InputGradient,
     Moves,
@@ -144,20 +135,34 @@ def _turning(
     """Return the job of packing all phases at once."""
     b, itemsize = blockings[0], accumulator_itemsize(dense)
     end = (dense.out_channels - 1) * filter_stride + dense.group_in_channels * dense.taps * itemsize
-    fixed = b.groups, b.filters, b.channels, dense.taps, b.vectors, b.tile_vectors, b.lanes, itemsize
-    turning: list[Number] = [
-        *((number, NOTHING) for number in fixed),
-        (job.layout.offsets["counters"], WORKSPACE),
-        (0, WEIGHT),
-        (end, WEIGHT),
-        *((stride, NOTHING) for stride in strides[:3]),
-    ]
-    taps: list[list[Number]] = [[(0, NOTHING)] * 5 for _ in range(dense.taps)]
+    g, k, c, *_ = strides
+    turning = Turning(
+        groups=b.groups,
+        filters=b.filters,
+        channels=b.channels,
+        taps=dense.taps,
+        vectors=b.vectors,
+        tile_vectors=b.tile_vectors,
+        lanes=b.lanes,
+        itemsize=itemsize,
+        counter=WORKSPACE + job.layout.offsets["counters"],
+        weight=WEIGHT,
+        end=WEIGHT + end,
+        g=g,
+        k=k,
+        c=c,
+    )
+    taps = [TurnedTap(0, 0, 0, 0, 0)] * dense.taps
     for phase, blocking, stored, unbounded in zip(numbers, blockings, job.stored, job.unbounded, strict=True):
         for number, tap in enumerate(phase):
-            others = ((value, NOTHING) for value in (len(phase), number, blocking.channel_block))
-            taps[tap] = [(stored, WORKSPACE), (unbounded, WORKSPACE), *others]
-    return rows_of([*turning, *(number for tap in taps for number in tap)])
+            taps[tap] = TurnedTap(
+                packed=stored,
+                unbounded=unbounded,
+                positions=len(phase),
+                number=number,
+                channel_block=blocking.channel_block,
+            )
+    return rows(turning, *taps)
 
 
 def _sliced(slices: tuple[slice, ...], strides: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

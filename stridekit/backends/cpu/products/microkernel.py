@@ -6,7 +6,7 @@ element of A broadcast to each; `inner_tile` runs them along the rows of both, a
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -19,6 +19,22 @@ from stridekit.backends.cpu.runtime.vector_memory import BFLOAT16, FLOAT16, VECT
 _INT64, _INT32, _INT16 = ir.IntType(64), ir.IntType(32), ir.IntType(16)
 _Builder = Any
 _Value = Any
+
+
+class Scalars(NamedTuple):
+    """Address of the addresses of rows of A, and of an int64 for each element: bytes to it from where a row begins."""
+
+    table: int
+    steps: int
+
+
+class Vectors(NamedTuple):
+    """Rows of B: address of `depth` addresses, bytes from there to the first column; columns, if a tile is partial."""
+
+    table: int
+    depth: int
+    shift: int
+    columns: int
 
 
 class _Reader:
@@ -76,21 +92,16 @@ class _Reader:
 def outer_tile(rows: int, vectors: int, *, partial: bool = False) -> Any:
     """Return the tile of P rows x Q vectors of a product whose lanes are columns.
 
-    A function ``(tag, acc, a, a_steps, b, depth, shift, columns, sums, pitch)``:
-
-    tag, acc : of the operands' elements, and of the sums
-    a, a_steps : address of P addresses of rows of A, and of `depth` int64: bytes from there to each of its elements
-    b, depth, shift : address of the addresses of so many rows of B, and bytes from there to the first column
-    columns : how many columns there are, if the tile is `partial`: then Q is 1, and the others are not read
-    sums, pitch : address of the sums, which are added to, and bytes from row to row
+    A function ``(tag, acc, a, b, sums)``: tags of the operands' elements and of the sums, `Scalars` of P rows,
+    `Vectors`, and the `Sums` that are added to. If the tile is `partial` Q is 1, and columns beyond the last are not
+    read.
     """
 
-    def declare(
-        typingctx: Any, tag: Any, acc: Any, a: Any, a_steps: Any, b: Any, depth: Any, shift: Any, columns: Any,
-        sums: Any, pitch: Any,
-    ) -> Any:  # fmt: skip
+    def declare(typingctx: Any, tag: Any, acc: Any, a: Any, b: Any, sums: Any) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-            _, _, a_rows, steps, b_rows, count, first, width, target, step = args
+            a_rows, steps = cgutils.unpack_tuple(builder, args[2])
+            b_rows, count, first, width = cgutils.unpack_tuple(builder, args[3])
+            target, step = cgutils.unpack_tuple(builder, args[4])
             tile = _Tile(context, builder, acc, rows, vectors)
             tile.begin(target, step)
             scalars, reader = _Reader(tile, tag), _Reader(tile, tag, width if partial else None)
@@ -110,7 +121,7 @@ def outer_tile(rows: int, vectors: int, *, partial: bool = False) -> Any:
                     builder.store(builder.load(total), tile.pointer(where, tile.vector), align=4)
             return context.get_dummy_value()
 
-        return types.void(tag, acc, *(types.int64,) * 8), codegen
+        return types.void(tag, acc, a, b, sums), codegen
 
     return intrinsic(declare)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
@@ -135,25 +135,26 @@ def _write_some(builder: _Builder, value: _Value, address: _Value, mask: _Value)
     builder.call(call, [value, place, ir.Constant(_INT32, 1), mask])
 
 
-def _declared(emit: Callable[..., None], words: int) -> Any:
-    """Return a function of a tag and `words` int64 that emits ``emit(builder, tag, *words)``."""
+def _declared(emit: Callable[..., None], operands: int) -> Any:
+    """Return a function of a tag and so many int64, or tuples of them, that emits ``emit(builder, tag, *operands)``."""
 
     def typed(typingctx: Any, tag: Any, *arguments: Any) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             emit(builder, tag, *args[1:])
             return context.get_dummy_value()
 
-        return types.void(tag, *(types.int64,) * words), codegen
+        given = [kind if isinstance(kind, types.BaseTuple) else types.int64 for kind in arguments]
+        return types.void(tag, *given), codegen
 
     # Numba counts the parameters: one declaration for each number of them.
     declarations: dict[int, Any] = {
         3: lambda ctx, tag, a, b, c: typed(ctx, tag, a, b, c),
         4: lambda ctx, tag, a, b, c, d: typed(ctx, tag, a, b, c, d),
         5: lambda ctx, tag, a, b, c, d, e: typed(ctx, tag, a, b, c, d, e),
+        6: lambda ctx, tag, a, b, c, d, e, f: typed(ctx, tag, a, b, c, d, e, f),
         7: lambda ctx, tag, a, b, c, d, e, f, g: typed(ctx, tag, a, b, c, d, e, f, g),
-        11: lambda ctx, tag, a, b, c, d, e, f, g, h, i, j, k: typed(ctx, tag, a, b, c, d, e, f, g, h, i, j, k),
     }
-    return intrinsic(declarations[words])
+    return intrinsic(declarations[operands])
 
 
 # Between memory and rows.
@@ -292,61 +293,84 @@ def _emit_fill(builder: _Builder, tag: Any, row: _Value, vectors: _Value, word: 
         _write(builder, value, here)
 
 
+class Windows(NamedTuple):
+    """Windows of a row: how many, vectors of each, bytes from where one begins in the source to where the next does."""
+
+    number: int
+    vectors: int
+    step: int
+
+
+class Taps(NamedTuple):
+    """Taps of each window: how many, and bytes from one to the next."""
+
+    number: int
+    step: int
+
+
+class Indices(NamedTuple):
+    """The index of the first window's first tap, and how much more is that of the next window, of the next tap."""
+
+    first: int
+    window_step: int
+    tap_step: int
+
+
 @contextmanager
-def _each_window(
-    builder: _Builder, windows: _Value, vectors: _Value, source: _Value, window_step: _Value
-) -> Iterator[tuple[_Value, _Value, _Value]]:
+def _each_window(builder: _Builder, windows: _Value, source: _Value) -> Iterator[tuple[_Value, _Value, _Value]]:
     """Emit a loop over windows and their vectors; yield the number of the row's vector, the window's, the source."""
+    number, vectors, window_step = cgutils.unpack_tuple(builder, windows)
     with (
-        _range(builder, _number(0), windows, 1) as (window, _),
+        _range(builder, _number(0), number, 1) as (window, _),
         _range(builder, _number(0), vectors, 1) as (vector, _),
     ):
         come = _at(builder, _at(builder, source, window_step, window), _number(VECTOR_BYTES), vector)
         yield _at(builder, vector, vectors, window), window, come
 
 
-def _emit_add(builder: _Builder, acc: Any, *words: _Value) -> None:
-    _reduce(builder, acc, builder.fadd, *words)
+def _emit_add(builder: _Builder, acc: Any, *operands: _Value) -> None:
+    _reduce(builder, acc, builder.fadd, *operands)
 
 
-def _emit_max(builder: _Builder, acc: Any, *words: _Value) -> None:
+def _emit_max(builder: _Builder, acc: Any, *operands: _Value) -> None:
     def larger(best: _Value, value: _Value) -> _Value:
         nan = builder.fcmp_unordered("uno", value, value)
         return builder.select(builder.or_(builder.fcmp_ordered(">", value, best), nan), value, best)
 
-    _reduce(builder, acc, larger, *words)
+    _reduce(builder, acc, larger, *operands)
 
 
 def _reduce(
     builder: _Builder, acc: Any, combine: Callable[[_Value, _Value], _Value], row: _Value, source: _Value,
-    windows: _Value, vectors: _Value, window_step: _Value, step: _Value, taps: _Value,
+    windows: _Value, taps: _Value,
 ) -> None:  # fmt: skip
-    kind = _kind(_element(acc), _width(acc))
+    kind, (number, step) = _kind(_element(acc), _width(acc)), cgutils.unpack_tuple(builder, taps)
     total = cgutils.alloca_once(builder, kind)
-    with _each_window(builder, windows, vectors, source, window_step) as (number, _, come):
-        here = _at(builder, row, _number(VECTOR_BYTES), number)
+    with _each_window(builder, windows, source) as (vector, _, come):
+        here = _at(builder, row, _number(VECTOR_BYTES), vector)
         builder.store(_read(builder, kind, here), total)
-        with _range(builder, _number(0), taps, 1) as (tap, _):
+        with _range(builder, _number(0), number, 1) as (tap, _):
             value = _read(builder, kind, _at(builder, come, step, tap))
             builder.store(combine(builder.load(total), value), total)
         _write(builder, builder.load(total), here)
 
 
 def _emit_max_indexed(
-    builder: _Builder, acc: Any, row: _Value, found: _Value, source: _Value, windows: _Value, vectors: _Value,
-    window_step: _Value, step: _Value, taps: _Value, index: _Value, index_window_step: _Value, index_step: _Value,
+    builder: _Builder, acc: Any, row: _Value, found: _Value, source: _Value, windows: _Value, taps: _Value,
+    indices: _Value,
 ) -> None:  # fmt: skip
-    width = _width(acc)
+    width, (number, step) = _width(acc), cgutils.unpack_tuple(builder, taps)
+    index, window_step, tap_step = cgutils.unpack_tuple(builder, indices)
     kind, numbers = _kind(_element(acc), width), _kind(_INT64, width)
     best, known = cgutils.alloca_once(builder, kind), cgutils.alloca_once(builder, numbers)
-    with _each_window(builder, windows, vectors, source, window_step) as (vector, window, come):
+    with _each_window(builder, windows, source) as (vector, window, come):
         here, there = _at(builder, row, _number(VECTOR_BYTES), vector), _at(builder, found, _number(8 * width), vector)
         builder.store(_read(builder, kind, here), best)
         builder.store(_read(builder, numbers, there), known)
-        first = _at(builder, index, index_window_step, window)
-        with _range(builder, _number(0), taps, 1) as (tap, _):
+        first = _at(builder, index, window_step, window)
+        with _range(builder, _number(0), number, 1) as (tap, _):
             value = _read(builder, kind, _at(builder, come, step, tap))
-            _keep_larger(builder, best, known, value, _splat(builder, _at(builder, first, index_step, tap), width))
+            _keep_larger(builder, best, known, value, _splat(builder, _at(builder, first, tap_step, tap), width))
         _write(builder, builder.load(best), here)
         _write(builder, builder.load(known), there)
 
@@ -378,14 +402,11 @@ def _keep_larger(builder: _Builder, best: _Value, known: _Value, value: _Value, 
     builder.store(builder.select(better, number, own), known)
 
 
-def _emit_spread(
-    builder: _Builder, acc: Any, row: _Value, source: _Value, windows: _Value, vectors: _Value, window_step: _Value,
-    step: _Value, taps: _Value,
-) -> None:  # fmt: skip
-    kind = _kind(_element(acc), _width(acc))
-    with _each_window(builder, windows, vectors, row, window_step) as (number, _, to):
-        value = _read(builder, kind, _at(builder, source, _number(VECTOR_BYTES), number))
-        with _range(builder, _number(0), taps, 1) as (tap, _):
+def _emit_spread(builder: _Builder, acc: Any, row: _Value, source: _Value, windows: _Value, taps: _Value) -> None:
+    kind, (number, step) = _kind(_element(acc), _width(acc)), cgutils.unpack_tuple(builder, taps)
+    with _each_window(builder, windows, row) as (vector, _, to):
+        value = _read(builder, kind, _at(builder, source, _number(VECTOR_BYTES), vector))
+        with _range(builder, _number(0), number, 1) as (tap, _):
             there = _at(builder, to, step, tap)
             _write(builder, builder.fadd(_read(builder, kind, there), value), there)
 
@@ -420,21 +441,18 @@ Up to a vector's length of pixels more are read.
 """
 lanes_fill = _declared(_emit_fill, 3)
 """``(tag, row, vectors, word)``: fill a row with eight bytes, again and again."""
-lanes_add = _declared(_emit_add, 7)
-"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add to each of a row's windows its `taps`.
-
-A window's lie `step` bytes apart in the source and are added one after the other; windows begin `window_step` apart.
-"""
-lanes_max = _declared(_emit_max, 7)
+lanes_add = _declared(_emit_add, 4)
+"""``(acc, row, source, windows, taps)``: add to each of a row's `Windows` its `Taps`, one after the other."""
+lanes_max = _declared(_emit_max, 4)
 """The same: take the larger of all; a NaN stays."""
-lanes_max_indexed = _declared(_emit_max_indexed, 11)
-"""``(acc, row, found, source, ..., index, index_window_step, index_step)``: and write where it was; the first stays."""
+lanes_max_indexed = _declared(_emit_max_indexed, 6)
+"""``(acc, row, found, source, windows, taps, indices)``: and write which of the `Indices` it has; the first stays."""
 lanes_merge_indexed = _declared(_emit_merge_indexed, 5)
 """``(acc, row, found, vectors, source, source_found)``: the same, of one row with its own indices, -1 for none."""
 lanes_number = _declared(_emit_number, 3)
 """``(acc, found, vectors, step)``: add to each lane's index, where there is one, its number times `step`."""
-lanes_spread = _declared(_emit_spread, 7)
-"""``(acc, row, source, windows, vectors, window_step, step, taps)``: add each of a row's windows to taps."""
+lanes_spread = _declared(_emit_spread, 4)
+"""``(acc, row, source, windows, taps)``: add each of a row's windows to taps."""
 lanes_divide = _declared(_emit_divide, 3)
 """``(acc, row, vectors, divisor)``: divide a row."""
 

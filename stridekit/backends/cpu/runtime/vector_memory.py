@@ -6,7 +6,9 @@ uint16 for float16 and int16 for bfloat16, which Numba does not know. 16-bit ele
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, get_type_hints
 
 import numpy as np
 from llvmlite import ir
@@ -131,20 +133,32 @@ def set_int(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
-def read_ints(count: int) -> Any:
-    """Return a function of an address that reads `count` int64 there, as a tuple."""
+def reader(kind: type[tuple[Any, ...]]) -> Any:
+    """Return a function of an address that reads the record of `kind` there: far cheaper to pass than fifty fields."""
+
+    def read(context: Any, builder: _Builder, words: Iterator[_Value], record: Any) -> _Value:
+        if not isinstance(record, types.BaseTuple):
+            return builder.load(next(words), align=8)
+        return context.make_tuple(builder, record, [read(context, builder, words, field) for field in record])
 
     def declare(typingctx: Any, address: Any) -> Any:
-        kind = types.UniTuple(types.int64, count)
+        record = _record_type(kind)
 
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             table = _pointer(builder, args[0], _INT64)
-            values = [builder.load(builder.gep(table, [ir.Constant(_INT64, i)]), align=8) for i in range(count)]
-            return context.make_tuple(builder, kind, values)
+            words = (builder.gep(table, [ir.Constant(_INT64, number)]) for number in count())
+            return read(context, builder, words, record)
 
-        return kind(types.int64), codegen
+        return record(types.int64), codegen
 
     return intrinsic(declare)
+
+
+def _record_type(kind: type[tuple[Any, ...]]) -> Any:
+    fields = get_type_hints(kind).values()
+    return types.BaseTuple.from_types(
+        [_record_type(field) if issubclass(field, tuple) else types.int64 for field in fields], kind
+    )
 
 
 @intrinsic
