@@ -13,8 +13,7 @@
 //
 // -D ENTRY, ELEMENT (elements.cuh), INDEX and UNSIGNED_INDEX (int and u32, i64 and u64), FILTERS,
 //    NEIGHBOURS_ARE_FILTERS (0, 1), THREADS, MIN_BLOCKS
-#include "activation.cuh"
-#include "elements.cuh"
+#include "epilogue.cuh"
 #include "geometry.cuh"
 
 static_assert(FILTERS >= 1 && FILTERS <= 8, "each filter takes a register");
@@ -89,14 +88,15 @@ extern "C" __global__ void __launch_bounds__(THREADS, MIN_BLOCKS) ENTRY(const __
         }
     }
 
-    Storage* y = static_cast<Storage*>(P.y) + n * P.y_step.n + static_cast<i64>(at[0]) * P.y_step.d +
-                 static_cast<i64>(at[1]) * P.y_step.h + static_cast<i64>(at[2]) * P.y_step.w;
+    const auto offset = [&](const Steps& by) {
+        return n * by.n + static_cast<i64>(at[0]) * by.d + static_cast<i64>(at[1]) * by.h + static_cast<i64>(at[2]) * by.w;
+    };
+    Storage* y = static_cast<Storage*>(P.y) + offset(P.y_step);
 #pragma unroll
     for (int f = 0; f < FILTERS; ++f) {
         if (first + f >= static_cast<Index>(P.K)) break;
         const i64 k = group * P.K + first + f;
-        if (P.bias) sum[f] += Element::widen(static_cast<const Storage*>(P.bias)[k * P.bias_step]);
-        y[k * P.y_step.c] = Element::round(activate(sum[f], static_cast<int>(P.activation), P.slope));
+        y[k * P.y_step.c] = Element::round(finished<Element>(P, sum[f], k, offset));
     }
 }
 EXPORT(ENTRY)

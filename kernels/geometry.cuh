@@ -28,6 +28,6 @@ DEVICE Pixel pixel_at(const ConvParameters& P, u32 m) {
     return at;
 }
 
-DEVICE i64 output_offset(const ConvParameters& P, const Pixel& at) {
-    return static_cast<i64>(at.n) * P.y_step.n + at.o * P.y_step.d + at.p * P.y_step.h + at.q * P.y_step.w;
+DEVICE i64 offset_of(const Pixel& at, const Steps& by) {
+    return static_cast<i64>(at.n) * by.n + at.o * by.d + at.p * by.h + at.q * by.w;
 }

@@ -1,7 +1,7 @@
-// What happens to the sums of a tile: bias, activation and rounding on the way through shared memory, from where they
+// What happens to the sums of a tile: epilogue and rounding on the way through shared memory, from where they
 // are stored in the order in which y lies; or, of one split among several, as they are, for sum_partials.cu.
 #pragma once
-#include "activation.cuh"
+#include "epilogue.cuh"
 #include "geometry.cuh"
 #include "tile.cuh"
 
@@ -32,22 +32,21 @@ DEVICE void store(const ConvParameters& P, const Multiplier& multiplier, u8* sha
 
     for (int row = thread; row < rows; row += THREADS)
         places[row] = partial ? ((split * P.groups + group) * P.M + m + row) * P.K + k
-                              : output_offset(P, pixel_at(P, m + row)) + (group * P.K + k) * P.y_step.c;
+                              : offset_of(pixel_at(P, m + row), P.y_step) + (group * P.K + k) * P.y_step.c;
     multiplier.each([&](int row, int column, Sum sum) { sums[row * step_m + column * step_n] = sum; });
     __syncthreads();
 
-    const Storage* bias = static_cast<const Storage*>(P.bias);
-    if (!partial && (bias || P.activation != NO_ACTIVATION)) {
+    if (!partial && finishes(P)) {
         // A thread keeps its column; once for the whole tile, not once for each of a thread's sums: a gelu is long.
         constexpr int STEP = THREADS / TILE_N > 0 ? THREADS / TILE_N : 1;
         static_assert(STEP * TILE_N == THREADS, "a thread has one column");
         const int column = thread % TILE_N;
-        const Sum offset = bias && column < columns ? ELEMENT::widen(bias[(group * P.K + k + column) * P.bias_step])
-                                                    : Sum(0);
+        const i64 filter = group * P.K + k + column;
 #pragma unroll 1
-        for (int row = thread / TILE_N; row < rows; row += STEP) {
+        for (int row = thread / TILE_N; row < rows && column < columns; row += STEP) {
             Sum& sum = sums[row * step_m + column * step_n];
-            sum = activate(bias ? sum + offset : sum, static_cast<int>(P.activation), P.slope);
+            const auto offset = [&](const Steps& by) { return offset_of(pixel_at(P, m + row), by); };
+            sum = finished<ELEMENT>(P, sum, filter, offset);
         }
         __syncthreads();
     }

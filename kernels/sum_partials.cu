@@ -6,8 +6,7 @@
 // Chosen         after implicit_gemm.cu with more than one split.
 //
 // -D ENTRY, ELEMENT, THREADS
-#include "activation.cuh"
-#include "elements.cuh"
+#include "epilogue.cuh"
 #include "geometry.cuh"
 
 extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constant__ ConvParameters P) {
@@ -25,8 +24,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) ENTRY(const __grid_constan
     const Sum* partials = reinterpret_cast<const Sum*>(P.partials) + i;
     Sum sum = 0;
     for (i64 split = 0; split < P.splits; ++split) sum += partials[split * count];
-    if (P.bias) sum += Element::widen(static_cast<const Storage*>(P.bias)[k * P.bias_step]);
-    static_cast<Storage*>(P.y)[output_offset(P, pixel_at(P, m)) + k * P.y_step.c] =
-        Element::round(activate(sum, static_cast<int>(P.activation), P.slope));
+    const auto offset = [&](const Steps& by) { return offset_of(pixel_at(P, m), by); };
+    static_cast<Storage*>(P.y)[offset(P.y_step) + k * P.y_step.c] = Element::round(finished<Element>(P, sum, k, offset));
 }
 EXPORT(ENTRY)

@@ -199,7 +199,7 @@ BEYOND = [
     Bug("one thread too many that fills", "fill.cu", "i >= P.walk.elements", "i > P.walk.elements", FILLED),
     Bug("filters not clamped", "direct.cu", CLAMP, "true ? f", DIRECT),
     Bug("next channel", "direct.cu", "c < channels", "c <= channels", DIRECT),
-    Bug("next bias", "direct.cu", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),
+    Bug("next bias", "epilogue.cuh", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),
     Bug("next y", "direct.cu", "y[k * P.y_step.c]", "y[(k + 1) * P.y_step.c]", DIRECT),
 ]
 NO_SWIZZLE = Bug("no swizzle", "tile.cuh", "(chunk ^ (row >> 1 & 3))", "chunk", CHUNKS)

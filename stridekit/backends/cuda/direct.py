@@ -12,7 +12,7 @@ from stridekit.backends import Operands
 from stridekit.backends.cuda.device import CudaDevice
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import pack_weights
-from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, set_result, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.memory.arrays import Array, address
@@ -73,13 +73,12 @@ class Direct:
         weight, x = operands.weight, operands.input
         filled = fresh(_prepared(problem))
         p = filled[0]
-        p["x"], p["x_step"], p["y"], p["y_step"] = address(x), steps_of(x), address(out), steps_of(out)
+        p["x"], p["x_step"] = address(x), steps_of(x)
+        set_result(p, operands.bias, out)
         if operands.packed_weight is None:
             p["weight"], p["weight_step"] = address(weight), steps_of(weight)
         else:
             p["weight"], p["weight_step"] = address(operands.packed_weight), _packed_steps(problem)
-        if operands.bias is not None:
-            p["bias"], p["bias_step"] = address(operands.bias), operands.bias.strides[0] // operands.bias.itemsize
         last = abs(int(p["y_step"]["c"])) == 1 and problem.output_pixels > 1
         kernel = direct_kernel(problem.dtype, _filters(problem), last, _narrow(problem, p))
         launch(device, kernel, (-(-_threads(problem) // _THREADS), 1, 1), filled)

@@ -14,7 +14,7 @@ from stridekit.backends.cuda.direct import LAUNCH_SECONDS, at_typical_batch
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, THREADS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.moving import TILE_SIDE, Placed, pack_weights, to_channels_last
-from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, steps_of, three
+from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisors, set_result, steps_of, three
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import (
@@ -137,9 +137,8 @@ class _ImplicitGemm:
         inner, x = reduction(problem, device), operands.input
         filled = fresh(_prepared(problem, device))
         p = filled[0]
-        p["y"], p["y_step"], p["packed"] = address(out), steps_of(out), address(operands.packed_weight)
-        if operands.bias is not None:
-            p["bias"], p["bias_step"] = address(operands.bias), operands.bias.strides[0] // operands.bias.itemsize
+        p["packed"] = address(operands.packed_weight)
+        set_result(p, operands.bias, out)
         p["filter_tiles"] = -(-problem.group_out_channels // tile.n)
         p["y_by_filters"] = abs(int(p["y_step"]["c"])) == 1 and problem.output_pixels > 1
         p["y_in_vectors"] = _in_chunks(out, problem.group_out_channels)

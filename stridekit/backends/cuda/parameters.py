@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stridekit.memory.arrays import address
 from stridekit.problems.activations import ACTIVATIONS
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.padding import PADDING_MODES
@@ -82,6 +83,13 @@ def parameters_of(problem: ConvProblem) -> np.ndarray:
     if problem.activation is not None:
         p["activation"], p["slope"] = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
     return filled
+
+
+def set_result(p: Any, bias: Any, out: Any) -> None:
+    """Fill in where the result goes, and what the epilogue adds to it."""
+    p["y"], p["y_step"] = address(out), steps_of(out)
+    if bias is not None:
+        p["bias"], p["bias_step"] = address(bias), bias.strides[0] // bias.itemsize
 
 
 def fresh(filled: np.ndarray) -> np.ndarray:
