@@ -11,8 +11,8 @@ from typing import Any
 from stridekit.backends.cpu.columns.jobs import Adding
 from stridekit.backends.cpu.columns.runs import run_add, run_fill, run_store
 from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, activate
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
-from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, reader, store, tags
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined
+from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, reader, store
 
 _read_job = reader(Adding)
 
@@ -180,11 +180,5 @@ def _add_columns(tag: Any, acc: Any, job: int, worker: int) -> None:
                     _end(tag, acc, j, row, out + z * j.out.d + y * j.out.h + w_low * j.out.w, count, slope)
 
 
-def add_columns(dtype: str) -> int:
-    """Return the address of the compiled addition of columns to a result of `dtype`; a job is an `Adding`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _add_columns(tag, acc, job, worker)
-
-    return entry(run, f"add_columns_{dtype}")
+add_columns = entries("add_columns", _add_columns)
+"""Return the address of the compiled addition of columns to a result of a dtype; a job is an `Adding`."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 from stridekit.backends.cpu.columns.jobs import Laying
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
-from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, reader, store, tags
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined
+from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, reader, store
 
 _read_laying = reader(Laying)
 
@@ -84,11 +84,5 @@ def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
                 store(acc, at + i * p.itemsize, acc)
 
 
-def lay_weights(dtype: str) -> int:
-    """Return the address of the compiled laying out of weights of `dtype`; a job is a `Laying`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _lay(tag, acc, job, worker)
-
-    return entry(run, f"lay_weights_{dtype}")
+lay_weights = entries("lay_weights", _lay)
+"""Return the address of the compiled laying out of weights of a dtype; a job is a `Laying`."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from stridekit.backends.cpu.forward.partition import TASK_VECTORS
 from stridekit.backends.cpu.input_gradient.jobs import TurnedTap, Turning
-from stridekit.backends.cpu.runtime.compiler import entry, helper
+from stridekit.backends.cpu.runtime.compiler import entries, helper
 from stridekit.backends.cpu.runtime.records import nbytes
 from stridekit.backends.cpu.runtime.vector_memory import (
     copy_vectors,
@@ -20,7 +20,6 @@ from stridekit.backends.cpu.runtime.vector_memory import (
     set_int,
     square,
     store,
-    tags,
     transpose,
     zero_products,
 )
@@ -62,7 +61,7 @@ def _spread(acc: Any, p: Any, taps: int, number: int, c: int, before: int, colum
 
 
 @helper
-def _turn_weights(acc: Any, job: int, worker: int) -> None:
+def _turn_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Write the weights of every phase in tile order; a task is a few vectors of filters."""
     p = _read_turning(job)
     pitch, total = p.lanes * p.itemsize, p.groups * p.vectors
@@ -94,11 +93,5 @@ def _turn_weights(acc: Any, job: int, worker: int) -> None:
                     inner = 0
 
 
-def turn_weights(dtype: str) -> int:
-    """Return the address of the compiled turning of weights of `dtype`, float32 or float64; a job is a `Turning`."""
-    _, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _turn_weights(acc, job, worker)
-
-    return entry(run, f"turn_weights_{dtype}")
+turn_weights = entries("turn_weights", _turn_weights)
+"""Return the address of the compiled turning of weights of a dtype, float32 or float64; a job is a `Turning`."""

@@ -250,13 +250,14 @@ class MatrixProduct:
         *arrays: object,
     ) -> None:
         """Run a job; `weight` is the other operand, whatever it is, and `arrays` are kept alive."""
-        from stridekit.backends.cpu.products.loop_nest import multiply
+        from stridekit.backends.cpu.products.loop_nest import inner_product, outer_product
         from stridekit.backends.cpu.runtime.thread_pool import run
 
         workspace[:WORD_BYTES] = 0
         begin = bases(workspace, x, out, weight, bias)
         arrays = workspace, x, weight, bias, out, job, *arrays
-        run(multiply(problem.dtype, self.outer), job.rows.at(begin), job.workers, *arrays)
+        multiply = outer_product if self.outer else inner_product
+        run(multiply(problem.dtype), job.rows.at(begin), job.workers, *arrays)
 
 
 class _Job(NamedTuple):

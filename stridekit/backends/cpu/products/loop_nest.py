@@ -21,7 +21,7 @@ from stridekit.backends.cpu.products.blocking import (
 )
 from stridekit.backends.cpu.products.jobs import Multiplication
 from stridekit.backends.cpu.products.microkernel import Scalars, Vectors, inner_tile, outer_tile
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined
 from stridekit.backends.cpu.runtime.processor import host
 from stridekit.backends.cpu.runtime.vector_memory import (
     copy_vectors,
@@ -32,7 +32,6 @@ from stridekit.backends.cpu.runtime.vector_memory import (
     reader,
     set_int,
     store,
-    tags,
 )
 
 _read_job = reader(Multiplication)
@@ -322,17 +321,6 @@ def _inner(tag: Any, acc: Any, job: int, worker: int) -> None:
         _finish(tag, acc, job, target, Span(row, rows, column, columns), sums, steps, offsets)
 
 
-def multiply(dtype: str, outer: bool) -> int:
-    """Return the address of the compiled loop nest for arrays of `dtype`."""
-    tag, acc = tags(dtype)
-    if outer:
-
-        def run(job: int, worker: int) -> None:
-            _outer(tag, acc, job, worker)
-
-        return entry(run, f"outer_product_{dtype}")
-
-    def run_inner(job: int, worker: int) -> None:
-        _inner(tag, acc, job, worker)
-
-    return entry(run_inner, f"inner_product_{dtype}")
+outer_product = entries("outer_product", _outer)
+inner_product = entries("inner_product", _inner)
+"""Return the address of the compiled loop nest for arrays of a dtype."""

@@ -12,10 +12,10 @@ from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, inside, r
 from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
 from stridekit.backends.cpu.forward.microkernel import Out, Rows, Run, Weights, by_vectors, run_tile
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined, named
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined, named
 from stridekit.backends.cpu.runtime.processor import host
 from stridekit.backends.cpu.runtime.records import Tensor
-from stridekit.backends.cpu.runtime.vector_memory import load, next_task, reader, set_int, store, tags
+from stridekit.backends.cpu.runtime.vector_memory import load, next_task, reader, set_int, store
 from stridekit.backends.cpu.weight_gradient.blocking import Reduction
 from stridekit.backends.cpu.weight_gradient.jobs import Accumulation
 from stridekit.backends.cpu.weight_gradient.pack_operands import behind, gather_windows, lay_gradients, window_length
@@ -205,21 +205,7 @@ def _add_chains(tag: Any, acc: Any, job: int, worker: int) -> None:
         _store_sums(tag, acc, r, call, place, first, count, sums, scratch + r.targets)
 
 
-def accumulate(dtype: str) -> int:
-    """Return the address of the compiled loop nest for arrays of `dtype`; a job is an `Accumulation`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _accumulate(tag, acc, job, worker)
-
-    return entry(run, f"accumulate_{dtype}")
-
-
-def add_chains(dtype: str) -> int:
-    """Return the address of the compiled sum of chains; a job is an `Accumulation`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _add_chains(tag, acc, job, worker)
-
-    return entry(run, f"add_chains_{dtype}")
+accumulate = entries("accumulate", _accumulate)
+"""Return the address of the compiled loop nest for arrays of a dtype; a job is an `Accumulation`."""
+add_chains = entries("add_chains", _add_chains)
+"""Return the address of the compiled sum of chains; a job is an `Accumulation`."""
