@@ -40,6 +40,7 @@ from stridekit.backends.cpu.runtime.records import (
     WORKSPACE,
     Address,
     Rows,
+    Tensor,
     X,
     bases,
     rows,
@@ -199,7 +200,7 @@ def _product_job(
 
     read = (n if batch > 1 else 0, c, *along((n, *pixels)))
     written = (places[0] if batch > 1 else 0, column, *along(places))
-    return tile.job((Part(problem, 0, read, 0, written, 0, ()),), device, True)
+    return tile.job((Part(problem, Tensor(X, *read), Tensor(OUT, *written), Weight(WEIGHT)),), device, True)
 
 
 @lru_cache(maxsize=1024)

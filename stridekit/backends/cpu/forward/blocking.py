@@ -138,8 +138,6 @@ def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         channels=channels,
         filters=filters,
         channel_block=-(-channels // channel_blocks),
-        multiplier=1,
-        lanewise=False,
     )
 
 
@@ -154,8 +152,6 @@ def paired_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         channels=channels,
         filters=2 * problem.group_out_channels,
         channel_block=channels,
-        multiplier=1,
-        lanewise=False,
         subgroups=2,
     )
 
@@ -193,8 +189,8 @@ def _cut(
     channels: int,
     filters: int,
     channel_block: int,
-    multiplier: int,
-    lanewise: bool,
+    multiplier: int = 1,
+    lanewise: bool = False,
     subgroups: int = 1,
 ) -> Blocking:
     itemsize = accumulator_itemsize(problem)

@@ -8,15 +8,15 @@ from stridekit.backends.cpu.runtime.records import Tensor
 
 
 class Weight(NamedTuple):
-    """Address of the first weight, and bytes from one group, filter, channel and tap to the next."""
+    """Address of the first weight, and bytes from one group, filter, channel and tap to the next; 0 if packed."""
 
     start: int
-    g: int
-    k: int
-    c: int
-    d: int
-    h: int
-    w: int
+    g: int = 0
+    k: int = 0
+    c: int = 0
+    d: int = 0
+    h: int = 0
+    w: int = 0
 
 
 class Packing(NamedTuple):

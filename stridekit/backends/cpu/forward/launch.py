@@ -19,14 +19,10 @@ from stridekit.backends.cpu.forward.jobs import Call, Packing, Weight
 from stridekit.backends.cpu.forward.partition import TASK_VECTORS
 from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.backends.cpu.runtime.records import (
-    OUT,
-    WEIGHT,
     WORD_BYTES,
     WORKSPACE,
-    Address,
     Rows,
     Tensor,
-    X,
     bases,
     row,
     rows,
@@ -43,26 +39,12 @@ _COUNTERS = 3
 
 
 class Part(NamedTuple):
-    """A forward problem, and where it finds its arrays within those of a call: bytes from their start, and strides.
-
-    Attributes
-    ----------
-    problem : ConvProblem
-    x, x_strides : int, tuple
-        Strides are those of (n, c, d, h, w), 0 for axes that a lower rank lacks.
-    out, out_strides : int, tuple
-        The same.
-    weight, weight_strides : int, tuple
-        Strides are those of (group, filter, channel, d, h, w); empty for weights that come packed.
-    """
+    """A forward problem, and where it finds its arrays within those of a call."""
 
     problem: ConvProblem
-    x: int
-    x_strides: tuple[int, ...]
-    out: int
-    out_strides: tuple[int, ...]
-    weight: int
-    weight_strides: tuple[int, ...]
+    x: Tensor
+    out: Tensor
+    weight: Weight
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +59,8 @@ class Job:
         For the kernels of those names; `packing` has no rows for packed weights.
     turned : bool
         Whether `packing` is a `Turning`, rather than a count of `Packing`.
-    stored, unbounded : tuple of Address
-        Where in the workspace each problem's weights lie, and the word that says whether one is not finite.
+    calls : tuple of Call
+        One for each problem.
     packers, workers : int
         Threads that are worth it.
     blocking : int
@@ -91,8 +73,7 @@ class Job:
     packing: Rows
     convolving: Rows
     turned: bool
-    stored: tuple[Address, ...]
-    unbounded: tuple[Address, ...]
+    calls: tuple[Call, ...]
     packers: int
     workers: int
     blocking: int
@@ -145,26 +126,21 @@ def weights_bytes(b: Blocking) -> int:
 
 @lru_cache(maxsize=1024)
 def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -> Job:
-    """Prepare problems to be run together; `weight` of a part is from the start of the packed weights if `packed`."""
+    """Prepare problems to be run together; `weight` of a part is that of its packed weights if `packed`."""
     layout, workers = layout_of(cut, tuple(Counter(part.problem for part in parts).items()), device, packed)
     every = [placed(cut, part.problem, device) for part in parts]
     activation, slope = activation_of(parts[0].problem)
     packing: list[Packing] = []
-    convolving: list[Call] = []
-    stored: list[Address] = []
-    flags: list[Address] = []
-    counter, place = WORKSPACE + layout.offsets["counters"], WORKSPACE + layout.offsets.get("weights", 0)
+    calls: list[Call] = []
+    counter, stored = WORKSPACE + layout.offsets["counters"], WORKSPACE + layout.offsets.get("weights", 0)
     step = scratch_step([found.blocking for found in every])
     for part, found in zip(parts, every, strict=True):
         nbytes = align(weights_bytes(found.blocking))
-        stored.append(place)
-        flags.append(counter + 2 * WORD_BYTES)
-        weights, unbounded = place, counter + 2 * WORD_BYTES
-        if packed:
-            weights, unbounded = WEIGHT + part.weight, WEIGHT + part.weight + nbytes
-        else:
-            packing.append(packing_of(found, part, weights, unbounded, counter))
-        convolving.append(
+        own = part.weight.start, part.weight.start + nbytes
+        weights, unbounded = own if packed else (stored, counter + 2 * WORD_BYTES)
+        if not packed:
+            packing.append(packing_of(found, part.weight, weights, unbounded, counter))
+        calls.append(
             Call(
                 blocking=found.address,
                 weights=weights,
@@ -172,23 +148,22 @@ def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -
                 bias=WORKSPACE + layout.offsets["bias"],
                 activation=activation,
                 slope=int(slope.ctypes.data),
-                in_place=_in_place(found.blocking, part),
+                in_place=_in_place(found.blocking, part.x),
                 scratch=WORKSPACE + layout.offsets["scratch"],
                 scratch_step=step,
                 counter=counter + WORD_BYTES,
-                x=Tensor(X + part.x, *part.x_strides),
-                out=Tensor(OUT + part.out, *part.out_strides),
+                x=part.x,
+                out=part.out,
             )
         )
         counter += _COUNTERS * WORD_BYTES
-        place += nbytes
+        stored += nbytes
     return Job(
         layout=layout,
         packing=rows(len(packing), *packing),
-        convolving=rows(len(convolving), *convolving),
+        convolving=rows(len(calls), *calls),
         turned=False,
-        stored=tuple(stored),
-        unbounded=tuple(flags),
+        calls=tuple(calls),
         packers=packers(every, device),
         workers=workers,
         blocking=every[0].address,
@@ -207,33 +182,33 @@ _SMALL_BYTES = 128 * 1024
 """Below this a second thread costs more than it saves: some 20 microseconds of packing."""
 
 
-def packing_of(found: Placed, part: Part, packed: int, unbounded: int, counter: int) -> Packing:
+def packing_of(found: Placed, weight: Weight, packed: int, unbounded: int, counter: int) -> Packing:
     """Return the job of packing one problem's weights, given the addresses."""
     return Packing(
         blocking=found.address,
         packed=packed,
         unbounded=unbounded,
         counter=counter,
-        flat=_end_to_end(found.blocking, part.weight_strides[2:]),
-        weight=Weight(WEIGHT + part.weight, *part.weight_strides),
+        flat=_end_to_end(found.blocking, weight),
+        weight=weight,
     )
 
 
-def _end_to_end(b: Blocking, strides: tuple[int, ...]) -> bool:
-    """Say whether one filter's weights (channel, d, h, w) lie end to end."""
-    expected = b.itemsize
-    for size, stride in zip((b.w.kernel, b.h.kernel, b.d.kernel, b.channels), reversed(strides), strict=True):
+def _end_to_end(b: Blocking, weight: Weight) -> bool:
+    """Say whether one filter's weights lie end to end."""
+    expected, strides = b.itemsize, (weight.w, weight.h, weight.d, weight.c)
+    for size, stride in zip((b.w.kernel, b.h.kernel, b.d.kernel, b.channels), strides, strict=True):
         if size > 1 and stride != expected:
             return False
         expected *= size
     return True
 
 
-def _in_place(b: Blocking, part: Part) -> bool:
+def _in_place(b: Blocking, x: Tensor) -> bool:
     """Say whether a block that touches no padding may be read where it lies."""
     # Where a pixel is a single channel, nobody asks how far the next one lies; a pair of groups reads two.
     one_channel = b.pixel_channels == 1 and not b.lanewise
-    return b.copies and b.multiplier == 1 and (part.x_strides[1] == b.itemsize or one_channel)
+    return b.copies and b.multiplier == 1 and (x.c == b.itemsize or one_channel)
 
 
 def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:

@@ -23,8 +23,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from stridekit.backends.cpu.runtime.compiler import inlined, named
+from stridekit.backends.cpu.runtime.elements import VECTOR_BYTES, element_type, itemsize_of, lanes_of, splat
 from stridekit.backends.cpu.runtime.processor import host
-from stridekit.backends.cpu.runtime.vector_memory import VECTOR_BYTES
 
 _UNROLL = 4
 """Elements of a tap in one step of the inner loop: fewer address sums, no more registers."""
@@ -137,10 +137,9 @@ class _Tile:
 
     def __init__(self, context: Any, builder: _Builder, acc: Any, pixels: int, vectors: int):
         self.builder = builder
-        self.element = ir.DoubleType() if acc == types.float64 else ir.FloatType()
-        self.itemsize = 8 if acc == types.float64 else 4
+        self.element, self.itemsize = element_type(acc), itemsize_of(acc)
         self.vectors = vectors
-        self.lanes = VECTOR_BYTES // self.itemsize
+        self.lanes = lanes_of(acc)
         self.vector = ir.VectorType(self.element, self.lanes)
         suffix = f"v{self.lanes}f{8 * self.itemsize}"
         signature = ir.FunctionType(self.vector, [self.vector] * 3)
@@ -164,12 +163,7 @@ class _Tile:
         return [self.load_vector(address, number) for number in range(self.vectors)]
 
     def broadcast(self, address: _Value) -> _Value:
-        builder = self.builder
-        scalar = builder.load(self.pointer(address, self.element), align=4)
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        mask = ir.Constant(ir.VectorType(_INT32, self.lanes), [0] * self.lanes)
-        return builder.shuffle_vector(first, undefined, mask)
+        return splat(self.builder, self.builder.load(self.pointer(address, self.element), align=4), self.lanes)
 
     def broadcast_halves(self, low: _Value, high: _Value) -> _Value:
         half = self.lanes // 2
@@ -184,16 +178,25 @@ class _Tile:
             builder.store(builder.fadd(builder.fmul(a, b), builder.load(total)), total)
 
     def begin(self, start: _Value, step: _Value) -> None:
-        for pixel, row in enumerate(self.sums):
-            base = self.builder.add(start, self.builder.mul(step, ir.Constant(_INT64, pixel)))
+        for base, row in zip(self._rows(start, step), self.sums, strict=True):
             for number, total in enumerate(row):
                 self.builder.store(self.load_vector(base, number), total)
 
+    def store(self, start: _Value, step: _Value) -> None:
+        self._store(self._rows(start, step))
+
     def end(self, targets: _Value, plane: _Value) -> None:
-        for pixel, row in enumerate(self.sums):
-            target = self.builder.add(self.integer(targets, ir.Constant(_INT64, pixel)), plane)
-            for number, total in enumerate(row):
-                where = self.address(target, number * VECTOR_BYTES)
+        places = [self.integer(targets, ir.Constant(_INT64, pixel)) for pixel in range(len(self.sums))]
+        self._store([self.builder.add(place, plane) for place in places])
+
+    def _rows(self, start: _Value, step: _Value) -> list[_Value]:
+        builder = self.builder
+        return [builder.add(start, builder.mul(step, ir.Constant(_INT64, row))) for row in range(len(self.sums))]
+
+    def _store(self, rows: list[_Value]) -> None:
+        for base, totals in zip(rows, self.sums, strict=True):
+            for number, total in enumerate(totals):
+                where = self.address(base, number * VECTOR_BYTES)
                 self.builder.store(self.builder.load(total), self.pointer(where, self.vector), align=4)
 
 
@@ -282,7 +285,8 @@ def run_tile(height: int, vectors: int) -> Any:
             lines, x_line, length, x_step = cgutils.unpack_tuple(builder, of_run)
             weight, w_line, w_step = cgutils.unpack_tuple(builder, of_weights)
             tile = _Tile(context, builder, acc, height, vectors)
-            tile.begin(rows_of_sums, ir.Constant(_INT64, vectors * VECTOR_BYTES))
+            pitch = ir.Constant(_INT64, vectors * VECTOR_BYTES)
+            tile.begin(rows_of_sums, pitch)
             bases = [tile.integer(table, ir.Constant(_INT64, row)) for row in range(height)]
             with cgutils.for_range(builder, lines, intp=_INT64) as line:
                 at, here = cgutils.alloca_once(builder, _INT64), cgutils.alloca_once(builder, _INT64)
@@ -297,11 +301,7 @@ def run_tile(height: int, vectors: int) -> Any:
                             tile.multiply_add(total, value, vector)
                     builder.store(builder.add(shift, x_step), at)
                     builder.store(builder.add(where, w_step), here)
-            for row, totals in enumerate(tile.sums):
-                target = tile.address(rows_of_sums, row * vectors * VECTOR_BYTES)
-                for number, total in enumerate(totals):
-                    where = tile.address(target, number * VECTOR_BYTES)
-                    builder.store(builder.load(total), tile.pointer(where, tile.vector), align=4)
+            tile.store(rows_of_sums, pitch)
             return context.get_dummy_value()
 
         return types.void(acc, rows, run, weights, types.int64), codegen

@@ -16,6 +16,7 @@ import numpy as np
 from stridekit.backends.cpu.pool.blocking import ROW_VECTORS, SOURCE_VECTORS, SUM_VECTORS
 from stridekit.backends.cpu.pool.jobs import Pooled
 from stridekit.backends.cpu.runtime.compiler import entry, helper
+from stridekit.backends.cpu.runtime.elements import VECTOR_BYTES
 from stridekit.backends.cpu.runtime.records import Tensor
 from stridekit.backends.cpu.runtime.row_operations import (
     Indices,
@@ -35,7 +36,6 @@ from stridekit.backends.cpu.runtime.row_operations import (
 )
 from stridekit.backends.cpu.runtime.vector_memory import (
     TAGS,
-    VECTOR_BYTES,
     get_int,
     load,
     next_task,
