@@ -210,12 +210,7 @@ def _laying(tile: BroadcastTile, problem: ConvProblem, device: CpuDevice, stride
     b = tile.blocking(product_problem(problem, cut.chunk), device)
     kernel = tuple(axis.kernel for axis in cut.axes)
     weight = Weight(WEIGHT, *grouped_strides(problem, strides))
-    flat, expected = problem.itemsize == itemsize and cut.unit == 1, itemsize
-    for size, stride in zip(
-        (*reversed(kernel), problem.group_in_channels), (weight.w, weight.h, weight.d, weight.c), strict=True
-    ):
-        flat = flat and (size == 1 or stride == expected)
-        expected *= size
+    flat = problem.itemsize == itemsize and cut.unit == 1
     laying = Laying(
         tasks=problem.out_channels,
         counter=WORKSPACE,
@@ -225,7 +220,7 @@ def _laying(tile: BroadcastTile, problem: ConvProblem, device: CpuDevice, stride
         vector=b.lanes,
         tile=b.tile_vectors * b.lanes,
         itemsize=itemsize,
-        flat=flat,
+        flat=flat and weight.end_to_end((problem.group_in_channels, *kernel), itemsize),
         by_taps=cut.unit > 1,
         c=problem.group_in_channels,
         t_d=kernel[0],

@@ -18,6 +18,15 @@ class Weight(NamedTuple):
     h: int = 0
     w: int = 0
 
+    def end_to_end(self, sizes: tuple[int, ...], itemsize: int) -> bool:
+        """Say whether the weights of a filter of so many channels and taps per axis lie end to end."""
+        expected = itemsize
+        for size, stride in zip(reversed(sizes), reversed(self[3:]), strict=True):
+            if size > 1 and stride != expected:
+                return False
+            expected *= size
+        return True
+
 
 class Packing(NamedTuple):
     """A job of packing.

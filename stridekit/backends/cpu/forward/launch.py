@@ -184,24 +184,15 @@ _SMALL_BYTES = 128 * 1024
 
 def packing_of(found: Placed, weight: Weight, packed: int, unbounded: int, counter: int) -> Packing:
     """Return the job of packing one problem's weights, given the addresses."""
+    b = found.blocking
     return Packing(
         blocking=found.address,
         packed=packed,
         unbounded=unbounded,
         counter=counter,
-        flat=_end_to_end(found.blocking, weight),
+        flat=weight.end_to_end((b.channels, b.d.kernel, b.h.kernel, b.w.kernel), b.itemsize),
         weight=weight,
     )
-
-
-def _end_to_end(b: Blocking, weight: Weight) -> bool:
-    """Say whether one filter's weights lie end to end."""
-    expected, strides = b.itemsize, (weight.w, weight.h, weight.d, weight.c)
-    for size, stride in zip((b.w.kernel, b.h.kernel, b.d.kernel, b.channels), strides, strict=True):
-        if size > 1 and stride != expected:
-            return False
-        expected *= size
-    return True
 
 
 def _in_place(b: Blocking, x: Tensor) -> bool:
