@@ -63,9 +63,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "forward/blocking.py",
         "blocks = block_sizes(geometry, pixel_channels + itemsize, device.l2_bytes // 4)",
     ): _BLOCK,
-    ("forward/pack_weights.py", "return not (b.lanewise or b.subgroups > 1) and p.g == b.group_filters * p.k"): (
-        "evenly spaced filters are gathered in the general way: its cost"
-    ),
+    (
+        "forward/pack_weights.py",
+        "return not (b.lanewise or b.subgroups > 1) and weight.g == b.group_filters * weight.k",
+    ): ("evenly spaced filters are gathered in the general way: its cost"),
     (
         "input_gradient/algorithm.py",
         "end = (dense.out_channels - 1) * filter_stride + dense.group_in_channels * dense.taps + itemsize",

@@ -6,13 +6,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, fill_reached_table
+from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, Block, fill_reached_table
 from stridekit.backends.cpu.forward.blocking import broadcast_blocking, lanewise_blocking
 from stridekit.backends.cpu.runtime.processor import host
 from tests.kit.warming import other_width
@@ -200,16 +200,16 @@ def test_each_pixel_whose_window_reaches_into_the_padding_has_a_bit_for_every_ta
     import numba
 
     @numba.njit
-    def fill(table: int, b: Axes, origin: Any, low: Any, high: Any, stop: Any) -> None:
-        fill_reached_table(table, b, False, origin, low, high, stop)
+    def fill(table: int, b: Axes, block: Block) -> None:
+        fill_reached_table(table, b, False, block)
 
     axes = Axes(Axis(1, 1, 1, 0, 1), Axis(3, 1, 1, 1, 5), Axis(3, 1, 2, 2, 7))
-    origin, low, high, stop = (0, 0, 0), (0, 1, 2), (1, 4, 5), (1, 5, 7)
+    block = Block(origin=(0, 0, 0), low=(0, 1, 2), high=(1, 4, 5), stop=(1, 5, 7))
     outer = [(h, w) for h in range(5) for w in range(7) if not (1 <= h < 4 and 2 <= w < 5)]
     wanted = [
         sum(1 << (3 * r + s) for r in range(3) for s in range(3) if 0 <= h + r - 1 < 5 and 0 <= w + 2 * s - 2 < 7)
         for h, w in outer
     ]
     table = np.full(len(outer) + MOST_PIXELS + 8, -1, np.int64)
-    fill(table.ctypes.data, axes, origin, low, high, stop)
+    fill(table.ctypes.data, axes, block)
     assert table.tolist() == wanted + wanted[-1:] * MOST_PIXELS + [-1] * 8

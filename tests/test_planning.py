@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError, replace
 from threading import Barrier
@@ -175,6 +177,23 @@ def test_auto_falls_to_the_reference_where_numba_cannot_run_and_warns_once(
     # A second warning would be an error here.
     assert_same_bits(PLAIN.run(arrays), y)
     assert_same_bits(PLAIN.run(arrays, backend="reference"), y)
+
+
+def test_where_numba_is_not_installed_auto_falls_to_the_reference_too() -> None:
+    program = """
+import sys, warnings
+sys.modules["numba"] = sys.modules["llvmlite"] = None
+import numpy as np
+import stridekit as sk
+x, w = np.ones((1, 2, 5, 5)), np.ones((3, 2, 2, 2))
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    y = sk.conv2d(x, w), sk.conv_weight_grad(x, w.shape, np.ones((1, 3, 4, 4))), sk.max_pool2d(x, 2)
+assert [each.shape for each in y] == [(1, 3, 4, 4), w.shape, (1, 2, 2, 2)]
+assert "Numba cannot be imported" in str(caught[0].message), caught
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.emulator

@@ -8,9 +8,8 @@ written, read and added. The columns lie in a workspace whose size does not grow
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -27,13 +26,26 @@ from stridekit.backends.cpu.columns.blocking import (
     product_problem,
     ragged,
 )
-from stridekit.backends.cpu.columns.loop_nest import Adding, Line, add_columns
-from stridekit.backends.cpu.columns.pack_weights import Laying, lay_weights
-from stridekit.backends.cpu.forward.algorithm import BroadcastTile, no_half
+from stridekit.backends.cpu.columns.jobs import Adding, Columns, Laying, Line, Planes
+from stridekit.backends.cpu.forward.algorithm import BroadcastTile, grouped_strides, no_half
 from stridekit.backends.cpu.forward.blocking import accumulator_itemsize
-from stridekit.backends.cpu.forward.launch import Job, Part, activation_of, execute, strides_of
+from stridekit.backends.cpu.forward.jobs import Weight
+from stridekit.backends.cpu.forward.launch import Job, Part, activation_of, execute
 from stridekit.backends.cpu.input_gradient.cost_model import columns_seconds
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import (
+    BIAS,
+    OUT,
+    WEIGHT,
+    WORKSPACE,
+    Address,
+    Rows,
+    Tensor,
+    X,
+    bases,
+    rows,
+    strides_of,
+)
 from stridekit.backends.gradients.input_gradient import InputGradient, Moves, padded_problem
 from stridekit.memory.workspace import ALIGNMENT
 from stridekit.problems.conv_problem import ConvProblem
@@ -141,11 +153,11 @@ class ColumnsGradient(InputGradient):
     def _lay(
         self, problem: ConvProblem, device: CpuDevice, weight: np.ndarray, packed: np.ndarray, counter: np.ndarray
     ) -> None:
+        from stridekit.backends.cpu.columns.pack_weights import lay_weights
         from stridekit.backends.cpu.runtime.thread_pool import run
 
         counter[0] = 0
-        places = {"counter": counter.ctypes.data, "packed": packed.ctypes.data, "weight": weight.ctypes.data}
-        job = np.array(_laying(self._tile, problem, device, weight.strides)._replace(**places), np.int64)
+        job = _laying(self._tile, problem, device, weight.strides).at(bases(counter, None, packed, weight))
         threads = device.threads if math.prod(weight.shape) >= _WORTH_A_THREAD else 1
         run(lay_weights(problem.dtype), job, threads, weight, packed, packed.base, counter)
 
@@ -160,15 +172,15 @@ class ColumnsGradient(InputGradient):
         bias: np.ndarray,
         counter: np.ndarray,
     ) -> None:
+        from stridekit.backends.cpu.columns.loop_nest import add_columns
         from stridekit.backends.cpu.runtime.thread_pool import run
 
         counter[0] = 0
         # Where the samples begin makes no difference.
         place = Chunk(chunk.begin._replace(samples=0), chunk.sizes)
-        adding, threads = _adding(dense, device, place, strides_of(sums), strides_of(out))
-        places = columns.ctypes.data, sums.ctypes.data, 0 if sums is out else out.ctypes.data, bias.ctypes.data
-        job = adding.at(counter.ctypes.data, *places)
-        run(add_columns(dense.dtype), job, threads, columns, sums, out, bias, counter, adding)
+        adding = _adding(dense, device, place, strides_of(sums), strides_of(out))
+        job = adding.rows.at(bases(counter, columns, None if sums is out else out, None, bias, sums))
+        run(add_columns(dense.dtype), job, adding.threads, columns, sums, out, bias, counter, adding)
 
 
 @lru_cache(maxsize=1024)
@@ -188,71 +200,51 @@ def _product_job(
 
     read = (n if batch > 1 else 0, c, *along((n, *pixels)))
     written = (places[0] if batch > 1 else 0, column, *along(places))
-    return tile.job((Part(problem, 0, read, 0, written, 0, ()),), device, True)
+    return tile.job((Part(problem, Tensor(X, *read), Tensor(OUT, *written), Weight(WEIGHT)),), device, True)
 
 
 @lru_cache(maxsize=1024)
-def _laying(tile: BroadcastTile, problem: ConvProblem, device: CpuDevice, strides: tuple[int, ...]) -> Laying:
-    """Prepare the weights' laying out, all but the addresses, given their strides."""
+def _laying(tile: BroadcastTile, problem: ConvProblem, device: CpuDevice, strides: tuple[int, ...]) -> Rows:
+    """Prepare the weights' laying out, given their strides."""
     cut, itemsize = cut_of(problem, device), accumulator_itemsize(problem)
     b = tile.blocking(product_problem(problem, cut.chunk), device)
     kernel = tuple(axis.kernel for axis in cut.axes)
-    w_k, w_c, *others = strides
-    w_d, w_h, w_w = (*(0,) * (3 - len(others)), *others)
-    flat, expected = problem.itemsize == itemsize and cut.unit == 1, itemsize
-    for size, stride in zip((*reversed(kernel), problem.group_in_channels), (w_w, w_h, w_d, w_c), strict=True):
-        flat = flat and (size == 1 or stride == expected)
-        expected *= size
-    return Laying(
+    weight = Weight(WEIGHT, *grouped_strides(problem, strides))
+    flat = problem.itemsize == itemsize and cut.unit == 1
+    laying = Laying(
         tasks=problem.out_channels,
-        counter=0,
-        packed=0,
-        weight=0,
+        counter=WORKSPACE,
+        packed=OUT,
         channels=b.channels,
         filters=b.filters,
         vector=b.lanes,
         tile=b.tile_vectors * b.lanes,
         itemsize=itemsize,
-        flat=int(flat),
-        by_taps=int(cut.unit > 1),
+        flat=flat and weight.end_to_end((problem.group_in_channels, *kernel), itemsize),
+        by_taps=cut.unit > 1,
         c=problem.group_in_channels,
         t_d=kernel[0],
         t_h=kernel[1],
         t_w=kernel[2],
-        w_k=w_k,
-        w_c=w_c,
-        w_d=w_d,
-        w_h=w_h,
-        w_w=w_w,
+        weight=weight,
     )
+    return rows(laying)
 
 
-@dataclass(frozen=True, eq=False)
-class _Numbers:
-    """A job of adding up, all but its addresses."""
+class _Job(NamedTuple):
+    """A job of adding up, and how many threads are worth it."""
 
-    numbers: np.ndarray
-    slope: np.ndarray
-
-    def at(self, counter: int, columns: int, sums: int, out: int, bias: int) -> np.ndarray:
-        """Return it with the addresses of this call."""
-        job = self.numbers.copy()
-        for name, address in (("counter", counter), ("columns", columns), ("bias", bias)):
-            job[_PLACE[name]] = address
-        job[_PLACE["sums"]] += sums
-        if out:
-            job[_PLACE["out"]] = out
-        return job
+    rows: Rows
+    threads: int
+    kept: np.ndarray
 
 
-_PLACE = {name: 3 * len(Line._fields) + number for number, name in enumerate(Adding._fields)}
+_SUMS = Address(BIAS.base + 1)
 
 
 @lru_cache(maxsize=1024)
-def _adding(
-    dense: ConvProblem, device: CpuDevice, chunk: Chunk, sums: tuple[int, ...], out: tuple[int, ...]
-) -> tuple[_Numbers, int]:
-    """Prepare the addition of a chunk, given the strides of sums and result; return how many threads are worth it."""
+def _adding(dense: ConvProblem, device: CpuDevice, chunk: Chunk, sums: tuple[int, ...], out: tuple[int, ...]) -> _Job:
+    """Prepare the addition of a chunk, given the strides of sums and result."""
     cut, itemsize = cut_of(dense, device), accumulator_itemsize(dense)
     (_, *firsts), (samples, *sizes) = chunk
     begins = not any(firsts)
@@ -266,54 +258,43 @@ def _adding(
     threads = device.threads if added >= _WORTH_A_THREAD else 1
     parts = samples * planes
     blocks = boxes(spans, max(1, _BOX_ELEMENTS // cut.unit), -(-_TASKS_PER_THREAD * threads // parts))
-    tasks, words = parts, list[int]()
+    tasks, lines = parts, list[Line]()
     for axis, first, size, (low, high), block in zip(cut.axes, firsts, sizes, dealt, blocks, strict=True):
         count = -(-(high - low) // block)
         tasks *= count
         shape = axis.kernel, axis.stride, axis.dilation, axis.pad_before
-        words += Line(*shape, first, first + size, low, high, block, count)
-    column, (k_n, *k_pixels) = column_strides(dense, cut, chunk.sizes)
-    _, h, w = (axis.kernel for axis in cut.axes)
+        lines.append(Line(*shape, first, first + size, low, high, block, count))
+    column, (k_n, k_d, k_h, k_w) = column_strides(dense, cut, chunk.sizes)
     # The columns of an output are ordered by channels, then taps; where channels are neighbours, the other way round.
     tap = column * cut.unit
     number, slope = activation_of(dense)
+    d, h, w = lines
     adding = Adding(
+        d=d,
+        h=h,
+        w=w,
         tasks=tasks,
-        counter=0,
+        counter=WORKSPACE,
         planes=planes,
         unit=cut.unit,
         itemsize=itemsize,
-        by_pixels=int(cut.by_pixels),
-        columns=0,
-        k_n=k_n,
-        k_p=column * cut.unit * dense.taps,
-        k_d=k_pixels[0],
-        k_h=k_pixels[1],
-        k_w=k_pixels[2],
-        t_d=tap * h * w,
-        t_h=tap * w,
-        t_w=tap,
-        sums=0,
-        s_n=sums[0],
-        s_p=sums[1] * cut.unit,
-        s_c=sums[1],
-        s_d=sums[2],
-        s_h=sums[3],
-        s_w=sums[4],
-        out=0,
-        o_n=out[0],
-        o_p=out[1] * cut.unit,
-        o_c=out[1],
-        o_d=out[2],
-        o_h=out[3],
-        o_w=out[4],
-        bias=0,
-        begins=int(begins),
-        ends=int(ends),
+        by_pixels=cut.by_pixels,
+        columns=Columns(X, k_n, tap * dense.taps, k_d, k_h, k_w, tap * h.kernel * w.kernel, tap * w.kernel, tap),
+        sums=_planes(_SUMS, sums, cut.unit),
+        out=_planes(OUT, out, cut.unit),
+        bias=BIAS,
+        begins=begins,
+        ends=ends,
         activation=number,
         slope=int(slope.ctypes.data),
     )
-    return _Numbers(np.array((*words, *adding), np.int64), slope), max(1, min(threads, tasks))
+    return _Job(rows(adding), max(1, min(threads, tasks)), slope)
+
+
+def _planes(start: Address, strides: tuple[int, ...], unit: int) -> Planes:
+    """Return an array as planes of so many channels, given its strides."""
+    n, c, *pixel = strides
+    return Planes(start, n, c * unit, c, *pixel)
 
 
 def _like(out: np.ndarray, room: np.ndarray, last: bool) -> np.ndarray:

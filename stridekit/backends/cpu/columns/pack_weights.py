@@ -6,50 +6,13 @@ order, from threads that draw row after row. Where channels are neighbours in me
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
-from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, read_ints, store, tags
+from stridekit.backends.cpu.columns.jobs import Laying
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined
+from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, load, next_task, reader, store
 
-
-class Laying(NamedTuple):
-    """A job of laying weights out for the product: all of it int64, in a row in memory.
-
-    Attributes
-    ----------
-    tasks, counter : rows in all, and the address of the shared task counter
-    packed, weight : address of the first row in tile order, and of the first weight
-    channels, filters : rows of a group (the convolution's filters), elements of a row
-    vector, tile, itemsize : elements of a vector, elements of a row that lie together, bytes of one
-    flat : whether the weights of a row lie end to end in the order of its elements, in the type of the sums
-    by_taps : whether the elements of a row are ordered by taps, then by the convolution's channels
-    c, t_d, t_h, t_w : the convolution's channels of a group, and the taps
-    w_k, w_c, w_d, w_h, w_w : strides of the weights in bytes
-    """
-
-    tasks: int
-    counter: int
-    packed: int
-    weight: int
-    channels: int
-    filters: int
-    vector: int
-    tile: int
-    itemsize: int
-    flat: int
-    by_taps: int
-    c: int
-    t_d: int
-    t_h: int
-    t_w: int
-    w_k: int
-    w_c: int
-    w_d: int
-    w_h: int
-    w_w: int
-
-
-_read_laying = read_ints(len(Laying._fields))
+_read_laying = reader(Laying)
 
 
 @helper
@@ -77,11 +40,11 @@ def _lay_flat(acc: Any, p: Any, group: int, row: int, source: int) -> None:
 def _lay_one_by_one(tag: Any, acc: Any, p: Any, group: int, row: int, source: int) -> None:
     """Write a row from weights anywhere: channel by channel, or tap by tap."""
     inner = p.c if p.by_taps != 0 else p.t_w
-    step = p.w_c if p.by_taps != 0 else p.w_w
+    step = p.weight.c if p.by_taps != 0 else p.weight.w
     at, room, i, c, td, th, tw = 0, 0, 0, 0, 0, 0, 0
     element = 0
     while element < p.filters:
-        come = source + c * p.w_c + td * p.w_d + th * p.w_h + tw * p.w_w
+        come = source + c * p.weight.c + td * p.weight.d + th * p.weight.h + tw * p.weight.w
         done = 0
         while done < inner:
             if i == room:
@@ -104,13 +67,13 @@ def _lay_one_by_one(tag: Any, acc: Any, p: Any, group: int, row: int, source: in
 @inlined
 def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Lay rows out until none is left: all weights that one output channel is multiplied by."""
-    p = Laying(*_read_laying(job))
+    p = _read_laying(job)
     while True:
         task = next_task(p.counter)
         if task >= p.tasks:
             return
         group, row = task // p.channels, task % p.channels
-        source = p.weight + task * p.w_k
+        source = p.weight.start + task * p.weight.k
         if p.flat != 0:
             _lay_flat(acc, p, group, row, source)
         else:
@@ -121,11 +84,5 @@ def _lay(tag: Any, acc: Any, job: int, worker: int) -> None:
                 store(acc, at + i * p.itemsize, acc)
 
 
-def lay_weights(dtype: str) -> int:
-    """Return the address of the compiled laying out of weights of `dtype`; a job is a `Laying`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _lay(tag, acc, job, worker)
-
-    return entry(run, f"lay_weights_{dtype}")
+lay_weights = entries("lay_weights", _lay)
+"""Return the address of the compiled laying out of weights of a dtype; a job is a `Laying`."""

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
-from stridekit.backends.cpu.forward.blocking import Blocking
-from stridekit.backends.cpu.forward.partition import Axis
 from stridekit.backends.cpu.runtime.compiler import helper
 from stridekit.backends.cpu.runtime.processor import host
-from stridekit.backends.cpu.runtime.vector_memory import get_int, read_ints, set_int
+from stridekit.backends.cpu.runtime.vector_memory import get_int, set_int
 
-_AXIS_WORDS = len(Axis._fields)
-_OTHER_WORDS = len(Blocking._fields) - 3
-_read_axis, _read_others = read_ints(_AXIS_WORDS), read_ints(_OTHER_WORDS)
 MOST_PIXELS = max(host().tiles.values())
+Place = tuple[int, int, int]
 
 
-@helper
-def read_blocking(words: int) -> Blocking:
-    """Read the `Blocking` whose ``words`` lie at an address: far cheaper to pass than fifty fields."""
-    d, h, w = _read_axis(words), _read_axis(words + 8 * _AXIS_WORDS), _read_axis(words + 16 * _AXIS_WORDS)
-    return Blocking(Axis(*d), Axis(*h), Axis(*w), *_read_others(words + 24 * _AXIS_WORDS))
+class Block(NamedTuple):
+    """An output block: pixels `origin` to `stop` - 1, of which `low` to `high` - 1 are the inner ones."""
+
+    origin: Place
+    low: Place
+    high: Place
+    stop: Place
+
+
+class Steps(NamedTuple):
+    """Bytes from one to the next on each axis."""
+
+    d: int
+    h: int
+    w: int
 
 
 @helper
@@ -33,20 +39,20 @@ def inside(axis: Any, start: int, stop: int) -> Any:
 
 
 @helper
-def fill_tap_table(table: int, b: Any, whole_rows: bool, d_step: int, h_step: int, w_step: int) -> None:
-    """Write every tap, for every channel block: bytes to its input, rows of packed weights before it.
+def fill_tap_table(taps: Any, b: Any, steps: Any) -> None:
+    """Write `taps`, for every channel block: bytes to a tap's input, rows of packed weights before it.
 
-    With `whole_rows` only those that begin a kernel row are written.
+    If one takes a whole kernel row, only those that begin one are written.
     """
     at = 0
     for block in range(b.channel_blocks):
         depth = min(b.channel_block, b.channels - block * b.channel_block)
         for t in range(b.d.kernel):
             for r in range(b.h.kernel):
-                for s in range(1 if whole_rows else b.w.kernel):
-                    offset = t * d_step + r * h_step + s * w_step
-                    set_int(table, at, offset + block * b.channel_block * b.itemsize)
-                    set_int(table, at + 1, ((t * b.h.kernel + r) * b.w.kernel + s) * depth)
+                for s in range(0, b.w.kernel, taps.length):
+                    offset = t * steps.d + r * steps.h + s * steps.w
+                    set_int(taps.table, at, offset + block * b.channel_block * b.itemsize)
+                    set_int(taps.table, at + 1, ((t * b.h.kernel + r) * b.w.kernel + s) * depth)
                     at += 2
 
 
@@ -58,46 +64,47 @@ def fill_row_table(table: int, start: int, step: int, count: int) -> None:
 
 
 @helper
-def fill_inner_table(table: int, corner: int, low: Any, high: Any, d_step: int, h_step: int, w_step: int) -> int:
-    """Write the addresses of pixels low..high-1, given that of pixel (0, 0, 0); return how many there are."""
+def fill_inner_table(table: int, corner: int, block: Any, steps: Any) -> int:
+    """Write the addresses of inner pixels, given that of pixel (0, 0, 0); return how many there are."""
+    low, high = block.low, block.high
     at = 0
     for d in range(low[0], high[0]):
         for h in range(low[1], high[1]):
-            address = corner + d * d_step + h * h_step + low[2] * w_step
+            address = corner + d * steps.d + h * steps.h + low[2] * steps.w
             for _ in range(low[2], high[2]):
                 set_int(table, at, address)
-                address += w_step
+                address += steps.w
                 at += 1
     repeat_last(table, at)
     return at
 
 
 @helper
-def fill_outer_table(
-    table: int, corner: int, origin: Any, low: Any, high: Any, stop: Any, d_step: int, h_step: int, w_step: int
-) -> int:
-    """Write the addresses of pixels origin..stop-1 without low..high-1, given that of pixel `origin`."""
+def fill_outer_table(table: int, corner: int, block: Any, steps: Any) -> int:
+    """Write the addresses of outer pixels, given that of pixel `origin`; return how many there are."""
+    origin, stop = block.origin, block.stop
     at = 0
     for d in range(origin[0], stop[0]):
         for h in range(origin[1], stop[1]):
-            row = corner + (d - origin[0]) * d_step + (h - origin[1]) * h_step
-            left, right = _outer_columns(d, h, origin, low, high, stop)
+            row = corner + (d - origin[0]) * steps.d + (h - origin[1]) * steps.h
+            left, right = _outer_columns(d, h, block)
             for w in range(left - origin[2]):
-                set_int(table, at, row + w * w_step)
+                set_int(table, at, row + w * steps.w)
                 at += 1
             for w in range(right - origin[2], stop[2] - origin[2]):
-                set_int(table, at, row + w * w_step)
+                set_int(table, at, row + w * steps.w)
                 at += 1
     repeat_last(table, at)
     return at
 
 
 @helper
-def _outer_columns(d: int, h: int, origin: Any, low: Any, high: Any, stop: Any) -> Any:
+def _outer_columns(d: int, h: int, block: Any) -> Any:
     """Return where, in row (d, h), the outer pixels on the left end and those on the right begin."""
+    low, high = block.low, block.high
     if low[0] <= d < high[0] and low[1] <= h < high[1] and low[2] < high[2]:
         return low[2], high[2]
-    return stop[2], stop[2]
+    return block.stop[2], block.stop[2]
 
 
 @helper
@@ -121,8 +128,9 @@ def _reached(axis: Any, output: int, spread: int) -> int:
 
 
 @helper
-def fill_reached_table(table: int, b: Any, whole_rows: bool, origin: Any, low: Any, high: Any, stop: Any) -> None:
+def fill_reached_table(table: int, b: Any, whole_rows: bool, block: Any) -> None:
     """Write for every pixel of `fill_outer_table` one bit for each tap, set where the tap lies inside the input."""
+    origin, stop = block.origin, block.stop
     spread = 1 if whole_rows else b.w.kernel
     at = 0
     for d in range(origin[0], stop[0]):
@@ -130,7 +138,7 @@ def fill_reached_table(table: int, b: Any, whole_rows: bool, origin: Any, low: A
         d_bits = _reached(b.d, d, b.h.kernel * spread)
         for h in range(origin[1], stop[1]):
             rows = d_bits * _reached(b.h, h, spread)
-            left, right = _outer_columns(d, h, origin, low, high, stop)
+            left, right = _outer_columns(d, h, block)
             for w in range(origin[2], stop[2]):
                 if w < left or w >= right:
                     set_int(table, at, rows if whole_rows else rows * _reached(b.w, w, 1))

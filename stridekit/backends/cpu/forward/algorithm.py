@@ -16,21 +16,21 @@ from stridekit.backends.cpu.forward.blocking import (
     lanewise_blocking,
     paired_blocking,
 )
+from stridekit.backends.cpu.forward.jobs import Weight
 from stridekit.backends.cpu.forward.launch import (
-    WORD_BYTES,
     Counted,
     Job,
     Part,
     execute,
     job_of,
     layout_of,
-    packed_rows,
     packers,
-    strides_of,
+    packing_of,
+    placed,
     weights_bytes,
-    words_of,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORD_BYTES, Tensor, X, bases, rows, strides_of
 from stridekit.memory.workspace import align
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -85,13 +85,15 @@ class TileAlgorithm:
         from stridekit.backends.cpu.forward.pack_weights import pack_weights
         from stridekit.backends.cpu.runtime.thread_pool import run
 
-        words = words_of(type(self)._blocking, problem, device)
-        part = Part(problem, 0, (), 0, (), 0, grouped_strides(problem, weight.strides))
+        found = placed(type(self)._blocking, problem, device)
+        strides = grouped_strides(problem, weight.strides)
         counter = np.zeros(1, np.int64)
         end = packed.nbytes - align(WORD_BYTES)
         packed[end:] = 0
-        job = packed_rows(words, part, packed.ctypes.data, packed.ctypes.data + end, counter.ctypes.data, weight)
-        run(pack_weights(problem.dtype), job, packers([words], device), weight, packed, packed.base, counter, words)
+        begin = packed.ctypes.data
+        packing = packing_of(found, Weight(WEIGHT, *strides), begin, begin + end, counter.ctypes.data)
+        job = rows(1, packing).at(bases(None, None, None, weight))
+        run(pack_weights(problem.dtype), job, packers([found], device), weight, packed, packed.base, counter, found)
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of packed weights, bias, task counters and each thread's scratch."""
@@ -125,7 +127,8 @@ def _alone(
     out: tuple[int, ...],
 ) -> Job:
     """Prepare one problem, given the strides of its arrays; None for packed weights."""
-    part = Part(problem, 0, x, 0, out, 0, () if weight is None else grouped_strides(problem, weight))
+    steps = () if weight is None else grouped_strides(problem, weight)
+    part = Part(problem, Tensor(X, *x), Tensor(OUT, *out), Weight(WEIGHT, *steps))
     return algorithm.job((part,), device, weight is None)
 
 

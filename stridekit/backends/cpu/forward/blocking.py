@@ -19,7 +19,7 @@ from stridekit.backends.cpu.forward.partition import (
     shared_out,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.memory.workspace import align
+from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.padding import PADDING_MODES
@@ -103,11 +103,6 @@ class Blocking(NamedTuple):
     workers: int
 
     @property
-    def words(self) -> tuple[int, ...]:
-        """All of it as integers, in order: as `read_blocking` in `tables` reads it."""
-        return (*self.d, *self.h, *self.w, *(int(field) for field in self[3:]))
-
-    @property
     def positions(self) -> int:
         """Kernel positions."""
         return self.d.kernel * self.h.kernel * self.w.kernel
@@ -143,9 +138,6 @@ def broadcast_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         channels=channels,
         filters=filters,
         channel_block=-(-channels // channel_blocks),
-        multiplier=1,
-        pixel_channels=channels,
-        lanewise=False,
     )
 
 
@@ -160,9 +152,6 @@ def paired_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         channels=channels,
         filters=2 * problem.group_out_channels,
         channel_block=channels,
-        multiplier=1,
-        pixel_channels=2 * channels,
-        lanewise=False,
         subgroups=2,
     )
 
@@ -170,7 +159,6 @@ def paired_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
 @lru_cache(maxsize=4096)
 def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
     """Cut a depthwise problem for lanewise tiles: each lane is a filter with its own input channel."""
-    itemsize = accumulator_itemsize(problem)
     return _cut(
         problem,
         device,
@@ -179,7 +167,6 @@ def lanewise_blocking(problem: ConvProblem, device: CpuDevice) -> Blocking:
         filters=problem.out_channels,
         channel_block=1,
         multiplier=problem.group_out_channels,
-        pixel_channels=_tile_vectors(problem.out_channels, itemsize, device) * device.lanes(itemsize),
         lanewise=True,
     )
 
@@ -202,9 +189,8 @@ def _cut(
     channels: int,
     filters: int,
     channel_block: int,
-    multiplier: int,
-    pixel_channels: int,
-    lanewise: bool,
+    multiplier: int = 1,
+    lanewise: bool = False,
     subgroups: int = 1,
 ) -> Blocking:
     itemsize = accumulator_itemsize(problem)
@@ -212,6 +198,7 @@ def _cut(
     vectors, tile_vectors = -(-filters // lanes), _tile_vectors(filters, itemsize, device)
     filter_blocks = -(-vectors // tile_vectors)
     channel_blocks = -(-channels // channel_block)
+    pixel_channels = tile_vectors * lanes if lanewise else channels * subgroups
     geometry = (*(_UNUSED,) * (3 - problem.rank), *problem.geometry.axes)
     threads = device.threads if problem.flops >= SMALL_FLOPS else 1
     blocks = block_sizes(geometry, pixel_channels * itemsize, device.l2_bytes // 4)
@@ -238,10 +225,7 @@ def _cut(
         "rows": 8 * (SUM_PIXELS + most_pixels),
         "sums": (SUM_PIXELS + most_pixels) * tile_vectors * device.vector_bytes,
     }
-    offsets, scratch = {}, 0
-    for name, nbytes in sizes.items():
-        offsets[name] = scratch
-        scratch += align(nbytes)
+    scratch = WorkspaceLayout(tuple(sizes.items()))
     return Blocking(
         d=d,
         h=h,
@@ -266,8 +250,8 @@ def _cut(
         skips=_skips(problem, channels),
         padding_mode=PADDING_MODES.index(problem.padding_mode),
         itemsize=itemsize,
-        **offsets,
-        scratch=scratch,
+        **scratch.offsets,
+        scratch=scratch.nbytes,
         tasks=tasks,
         workers=max(1, min(threads, tasks)),
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.runtime.compiler import helper
 from stridekit.backends.cpu.runtime.vector_memory import copy_vectors, get_int, load, store, transpose
@@ -14,6 +14,13 @@ RELU, RELU6, SILU, GELU, LEAKY_RELU = (
     ACTIVATIONS.index(name) for name in ("relu", "relu6", "silu", "gelu", "leaky_relu")
 )
 _SQRT_HALF = math.sqrt(0.5)
+
+
+class Activation(NamedTuple):
+    """An activation's number among those above, and its parameter in the type of the sums."""
+
+    number: int
+    slope: float
 
 
 @helper
@@ -53,62 +60,48 @@ def _in_sequence(targets: int, count: int, itemsize: int) -> bool:
 
 
 @helper
-def _store_transposed(
-    acc: Any, b: Any, sums: int, row: int, pixels: int, filters: int, targets: int, plane: int, filter_stride: int
-) -> None:
+def _store_transposed(acc: Any, b: Any, sums: int, row: int, pixels: int, filters: int, out: Any) -> None:
     """Store vector by vector of filters and pixels; squares that are not whole or not in sequence by element."""
     for p in range(0, pixels, b.lanes):
         count = min(b.lanes, pixels - p)
-        whole = count == b.lanes and _in_sequence(targets + p * 8, count, b.itemsize)
-        target = get_int(targets, p) + plane
+        whole = count == b.lanes and _in_sequence(out.targets + p * 8, count, b.itemsize)
+        target = get_int(out.targets, p) + out.plane
         for k in range(0, filters, b.lanes):
             source = sums + p * row + k * b.itemsize
             number = min(b.lanes, filters - k)
             if whole:
-                transpose(acc, target + k * filter_stride, filter_stride, source, row, count, number)
+                transpose(acc, target + k * out.step, out.step, source, row, count, number)
             else:
                 for i in range(number):
-                    offset = plane + (k + i) * filter_stride
+                    offset = out.plane + (k + i) * out.step
                     for j in range(count):
-                        store(acc, get_int(targets, p + j) + offset, load(acc, source + j * row + i * b.itemsize))
+                        store(acc, get_int(out.targets, p + j) + offset, load(acc, source + j * row + i * b.itemsize))
 
 
 @helper
 def finish(
-    tag: Any,
-    acc: Any,
-    b: Any,
-    sums: int,
-    pixels: int,
-    vectors: int,
-    filters: int,
-    activation: int,
-    slope: float,
-    targets: int,
-    plane: int,
-    filter_stride: int,
+    tag: Any, acc: Any, b: Any, sums: int, pixels: int, vectors: int, filters: int, activation: Any, out: Any
 ) -> None:
     """Apply the activation to the sums of `pixels` pixels and store those of the first `filters` lanes.
 
-    `sums` holds rows of `vectors` vectors, `targets` the address of each pixel in the output, `plane` the byte
-    offset of the first filter there.
+    `sums` holds rows of `vectors` vectors.
     """
     lanes = vectors * b.lanes
     row = lanes * b.itemsize
-    if activation != NO_ACTIVATION:
-        activate(acc, sums, pixels * lanes, b.itemsize, activation, slope)
-    if b.copies and filter_stride == b.itemsize and filters == lanes:
+    if activation.number != NO_ACTIVATION:
+        activate(acc, sums, pixels * lanes, b.itemsize, activation.number, activation.slope)
+    if b.copies and out.step == b.itemsize and filters == lanes:
         for p in range(pixels):
-            copy_vectors(get_int(targets, p) + plane, sums + p * row, vectors)
-    elif b.copies and filter_stride != b.itemsize:
-        _store_transposed(acc, b, sums, row, pixels, filters, targets, plane, filter_stride)
-    elif filter_stride == b.itemsize:
+            copy_vectors(get_int(out.targets, p) + out.plane, sums + p * row, vectors)
+    elif b.copies and out.step != b.itemsize:
+        _store_transposed(acc, b, sums, row, pixels, filters, out)
+    elif out.step == b.itemsize:
         for p in range(pixels):
-            target, source = get_int(targets, p) + plane, sums + p * row
+            target, source = get_int(out.targets, p) + out.plane, sums + p * row
             for k in range(filters):
-                store(tag, target + k * filter_stride, load(acc, source + k * b.itemsize))
+                store(tag, target + k * out.step, load(acc, source + k * b.itemsize))
     else:
         for k in range(filters):
-            offset, source = plane + k * filter_stride, sums + k * b.itemsize
+            offset, source = out.plane + k * out.step, sums + k * b.itemsize
             for p in range(pixels):
-                store(tag, get_int(targets, p) + offset, load(acc, source + p * row))
+                store(tag, get_int(out.targets, p) + offset, load(acc, source + p * row))

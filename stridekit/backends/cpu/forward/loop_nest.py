@@ -10,210 +10,183 @@ from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.forward.address_tables import (
     MOST_PIXELS,
+    Block,
+    Steps,
     fill_inner_table,
     fill_outer_table,
     fill_reached_table,
     fill_row_table,
     fill_tap_table,
     inside,
-    read_blocking,
 )
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, finish
-from stridekit.backends.cpu.forward.macrokernel import sum_pixels
-from stridekit.backends.cpu.forward.pack_input import block_origin, box_length, gather
+from stridekit.backends.cpu.forward.blocking import Blocking
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.jobs import Call
+from stridekit.backends.cpu.forward.macrokernel import Pixels, sum_pixels
+from stridekit.backends.cpu.forward.microkernel import Out, Taps
+from stridekit.backends.cpu.forward.pack_input import block_origin, box_steps, gather
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
-from stridekit.backends.cpu.runtime.compiler import entry, inlined
-from stridekit.backends.cpu.runtime.vector_memory import get_int, load, next_task, read_ints, tags
+from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
+from stridekit.backends.cpu.runtime.records import nbytes
+from stridekit.backends.cpu.runtime.vector_memory import get_int, load, next_task, reader, tags
+
+_read_call, _read_blocking = reader(Call), reader(Blocking)
+_CALL_BYTES = nbytes(Call)
 
 
-class Call(NamedTuple):
-    """What a call adds to a `Blocking`: all of it int64, in a row in memory.
+class Filters(NamedTuple):
+    """A block of filters.
 
     Attributes
     ----------
-    words : address of the ``words`` of the `Blocking`
-    weights, unbounded, bias : addresses of what `packing` wrote: `unbounded` of the word after the weights
-    activation, slope : number in `finishing`, and address of its parameter in the type of the sums
-    in_place : whether a block that touches no padding may be read where it lies
-    scratch : address of ``b.scratch`` bytes for each thread, `scratch_step` apart
-    scratch_step : bytes
-    counter : address of the shared task counter
-    x, x_n, x_c, x_d, x_h, x_w : address of element (0, 0, 0, 0, 0) and strides in bytes
-    out, out_n, out_c, out_d, out_h, out_w : the same
+    vectors, number : vectors that hold them, and how many they are
+    weights, bias : addresses of theirs
+    plane : bytes from a pixel of the output to the first of them
     """
 
-    words: int
+    vectors: int
+    number: int
     weights: int
-    unbounded: int
     bias: int
-    activation: int
-    slope: int
-    in_place: int
-    scratch: int
-    scratch_step: int
-    counter: int
-    x: int
-    x_n: int
-    x_c: int
-    x_d: int
-    x_h: int
-    x_w: int
-    out: int
-    out_n: int
-    out_c: int
-    out_d: int
-    out_h: int
-    out_w: int
+    plane: int
 
 
-_read_call = read_ints(len(Call._fields))
-_CALL_BYTES = 8 * len(Call._fields)
+@helper
+def _fill_taps(b: Any, x: Any, scratch: int) -> Any:
+    """Write the tables of the taps where pixels are read from x, and where from the box; return both."""
+    box = box_steps(b)
+    # A kernel row is one run of products where its channels lie end to end.
+    runs = b.channel_blocks == 1 and b.channels == b.pixel_channels and not b.lanewise
+    in_x = b.w.kernel if runs and b.w.dilation == 1 and x.w == box.w else 1
+    in_box = b.w.kernel if runs and b.w.tap_step == 1 and not (b.skips and b.w.pad > 0) else 1
+    positions, room = b.d.kernel * b.h.kernel * b.w.kernel, scratch + b.some_taps
+    x_taps = Taps(scratch + b.x_taps, positions // in_x, in_x, room)
+    box_taps = Taps(scratch + b.box_taps, positions // in_box, in_box, room)
+    fill_tap_table(x_taps, b, Steps(b.d.dilation * x.d, b.h.dilation * x.h, b.w.dilation * x.w))
+    fill_tap_table(box_taps, b, Steps(b.d.tap_step * box.d, b.h.tap_step * box.h, b.w.tap_step * box.w))
+    return x_taps, box_taps
+
+
+@helper
+def _cut_block(b: Any, d0: int, h0: int, w0: int, in_place: bool) -> Block:
+    """Return the block that begins at a pixel; it has inner pixels only where x may be read in place."""
+    stop = min(d0 + b.d.block, b.d.out), min(h0 + b.h.block, b.h.out), min(w0 + b.w.block, b.w.out)
+    low, high = (d0, h0, w0), (d0, h0, w0)
+    if in_place:
+        d, h, w = inside(b.d, d0, stop[0]), inside(b.h, h0, stop[1]), inside(b.w, w0, stop[2])
+        low, high = (d[0], h[0], w[0]), (d[1], h[1], w[1])
+    return Block((d0, h0, w0), low, high, stop)
+
+
+@helper
+def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, first: int, whole_rows: bool) -> Any:
+    """Write where the pixels of a block lie and go, and gather what the outer ones read.
+
+    Returns
+    -------
+    inner, outer : int
+        How many there are of each; their tables follow each other, `MOST_PIXELS` apart.
+    """
+    x, out, box = call.x, call.out, box_steps(b)
+    d0, h0, w0, rest = block_origin(b, place)
+    group, n = rest % b.groups, rest // b.groups
+    # Lanewise, the box holds the channels of one filter block; else all that the group's filters read.
+    channel, count, in_place = group * b.pixel_channels, b.pixel_channels, call.in_place != 0
+    if b.lanewise:
+        channel = first * b.tile_vectors * b.lanes
+        count = min(b.tile_vectors * b.lanes, b.filters - channel)
+        # A lane reads whole vectors: the last ones may lie past the end of x.
+        in_place = in_place and count == b.tile_vectors * b.lanes
+    block = _cut_block(b, d0, h0, w0, in_place)
+    pixels, targets = scratch + b.pixels, scratch + b.targets
+
+    sample = x.start + n * x.n
+    corner = sample + channel * x.c - b.d.pad * x.d - b.h.pad * x.h - b.w.pad * x.w
+    inner = fill_inner_table(pixels, corner, block, Steps(b.d.stride * x.d, b.h.stride * x.h, b.w.stride * x.w))
+    steps, corner = Steps(out.d, out.h, out.w), out.start + n * out.n
+    fill_inner_table(targets, corner, block, steps)
+
+    after = (inner + MOST_PIXELS) * 8
+    corner += d0 * out.d + h0 * out.h + w0 * out.w
+    outer = fill_outer_table(targets + after, corner, block, steps)
+    if outer > 0:
+        gather(tag, acc, b, x, sample, channel, count, block, scratch)
+        steps = Steps(b.d.pixel_step * box.d, b.h.pixel_step * box.h, b.w.pixel_step * box.w)
+        fill_outer_table(pixels + after, scratch + b.box, block, steps)
+        if b.skips:
+            fill_reached_table(scratch + b.reached, b, whole_rows, block)
+    return inner, outer
+
+
+@helper
+def _filters(b: Any, call: Any, group: int, block: int) -> Filters:
+    """Return block number `block` of a group's filters."""
+    lanes, row = b.tile_vectors * b.lanes, b.vectors * b.lanes * b.itemsize
+    vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
+    before = group * row + block * lanes * b.itemsize
+    weights = call.weights + before * b.d.kernel * b.h.kernel * b.w.kernel * b.channels
+    plane = (group * b.filters + block * lanes) * call.out.c
+    return Filters(vectors, min(lanes, b.filters - block * lanes), weights, call.bias + before, plane)
 
 
 @inlined
 def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
-    """Compute output blocks until none is left, with elements of `tag` and sums of `acc`; `job` is a `Call`."""
-    call = Call(*_read_call(job))
-    b = read_blocking(call.words)
-    x, x_strides = call.x, (call.x_n, call.x_c, call.x_d, call.x_h, call.x_w)
-    out, out_strides = call.out, (call.out_n, call.out_c, call.out_d, call.out_h, call.out_w)
-    weights, bias, counter = call.weights, call.bias, call.counter
-    activation, slope = call.activation, load(acc, call.slope)
+    """Compute output blocks until none is left, with elements of `tag` and sums of `acc`; `job` is a `Call`.
+
+    A block of the output, here of 4 x 10 pixels in the corner of an image::
+
+        o o o o o o o o o o   o  outer: its window reaches into the padding, or x cannot be read in place;
+        o i i i i i i i i i      read from the box, where padding is resolved and channels lie end to end
+        o i i i i i i i i i   i  inner: its window is read where it lies in x
+        o i i i i i i i i i
+
+    For each block of filters the tile runs over the inner pixels, then over the outer ones. Sums go to the output at
+    once where nothing is to be done to them; else `SUM_PIXELS` rows of them at a time to scratch, and from there.
+    """
+    call = _read_call(job)
+    b = _read_blocking(call.blocking)
     scratch = call.scratch + worker * call.scratch_step
-    positions = b.d.kernel * b.h.kernel * b.w.kernel
-    group_row = b.vectors * b.lanes * b.itemsize
-    tile_channels = b.tile_vectors * b.lanes
-    tile_row = tile_channels * b.itemsize
-    chunks = -(-b.filter_blocks // b.filter_chunk)
-    places = b.tasks // chunks
-    w_pitch = b.pixel_channels * b.itemsize
-    h_pitch = box_length(b.w, b.w.block) * w_pitch
-    d_pitch = box_length(b.h, b.h.block) * h_pitch
-    box, columns, sums = scratch + b.box, scratch + b.columns, scratch + b.sums
-    pixels, targets, reached = scratch + b.pixels, scratch + b.targets, scratch + b.reached
-    row_table, rows_of = scratch + b.rows, 0
-    # A kernel row is one run of products where its channels lie end to end.
-    runs = b.channel_blocks == 1 and b.channels == b.pixel_channels and not b.lanewise
-    box_rows = runs and b.w.tap_step == 1 and not (b.skips and b.w.pad > 0)
-    x_rows = runs and b.w.dilation == 1 and x_strides[4] == w_pitch
-    box_taps, x_taps = scratch + b.box_taps, scratch + b.x_taps
-    fill_tap_table(box_taps, b, box_rows, b.d.tap_step * d_pitch, b.h.tap_step * h_pitch, b.w.tap_step * w_pitch)
-    fill_tap_table(
-        x_taps, b, x_rows, b.d.dilation * x_strides[2], b.h.dilation * x_strides[3], b.w.dilation * x_strides[4]
-    )
+    pixels, targets, sums = scratch + b.pixels, scratch + b.targets, scratch + b.sums
+    x_taps, box_taps = _fill_taps(b, call.x, scratch)
+    activation = Activation(call.activation, load(acc, call.slope))
     # A tap in the padding may be left out only if it adds zeros: not if its weight is infinite or NaN.
     skips = b.skips and get_int(call.unbounded, 0) == 0
-    unfinished = b.channel_blocks > 1 or activation != NO_ACTIVATION or out_strides[1] != b.itemsize or not b.copies
-    prepared, inner, outer = -1, 0, 0
+    unfinished = b.channel_blocks > 1 or call.activation != NO_ACTIVATION or call.out.c != b.itemsize or not b.copies
+    chunks = -(-b.filter_blocks // b.filter_chunk)
+    prepared, inner, outer, rows_of = -1, 0, 0, 0
     while True:
-        task = next_task(counter)
+        task = next_task(call.counter)
         if task >= b.tasks:
             return
         place, chunk = task // chunks, task % chunks
         if b.lanewise:
             # Threads side by side in the channels of one pixel would fetch each other's lines.
-            place, chunk = task % places, task // places
+            place, chunk = task % (b.tasks // chunks), task // (b.tasks // chunks)
         first = chunk * b.filter_chunk
-        last = min(first + b.filter_chunk, b.filter_blocks)
-        d0, h0, w0, rest = block_origin(b, place)
-        group, n = rest % b.groups, rest // b.groups
-        # Lanewise, the box holds the channels of one filter block; else all that the group's filters read.
         wanted = task if b.lanewise else place
         if wanted != prepared:
             prepared = wanted
-            channel, count = group * b.pixel_channels, b.pixel_channels
-            if b.lanewise:
-                channel = first * tile_channels
-                count = min(tile_channels, b.filters - channel)
-            origin = d0, h0, w0
-            stop = min(d0 + b.d.block, b.d.out), min(h0 + b.h.block, b.h.out), min(w0 + b.w.block, b.w.out)
-            low, high = origin, origin
-            # A lane reads whole vectors: the last ones may lie past the end of x.
-            if call.in_place != 0 and (not b.lanewise or count == tile_channels):
-                d, h, w = inside(b.d, d0, stop[0]), inside(b.h, h0, stop[1]), inside(b.w, w0, stop[2])
-                low, high = (d[0], h[0], w[0]), (d[1], h[1], w[1])
-            sample = x + n * x_strides[0]
-            inner = fill_inner_table(
-                pixels,
-                sample
-                + channel * x_strides[1]
-                - b.d.pad * x_strides[2]
-                - b.h.pad * x_strides[3]
-                - b.w.pad * x_strides[4],
-                low,
-                high,
-                b.d.stride * x_strides[2],
-                b.h.stride * x_strides[3],
-                b.w.stride * x_strides[4],
-            )
-            corner = out + n * out_strides[0]
-            fill_inner_table(targets, corner, low, high, out_strides[2], out_strides[3], out_strides[4])
-            after = (inner + MOST_PIXELS) * 8
-            corner += d0 * out_strides[2] + h0 * out_strides[3] + w0 * out_strides[4]
-            outer = fill_outer_table(
-                targets + after, corner, origin, low, high, stop, out_strides[2], out_strides[3], out_strides[4]
-            )
-            if outer > 0:
-                gather(tag, acc, b, sample, x_strides, channel, count, origin, low, high, stop, box, columns)
-                fill_outer_table(
-                    pixels + after,
-                    box,
-                    origin,
-                    low,
-                    high,
-                    stop,
-                    b.d.pixel_step * d_pitch,
-                    b.h.pixel_step * h_pitch,
-                    b.w.pixel_step * w_pitch,
-                )
-                if skips:
-                    fill_reached_table(reached, b, box_rows, origin, low, high, stop)
-        for block in range(first, last):
-            vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
-            filters = min(tile_channels, b.filters - block * tile_channels)
-            plane = (group * b.filters + block * tile_channels) * out_strides[1]
-            direct = not unfinished and filters == vectors * b.lanes
-            weight = weights + (group * group_row + block * tile_row) * positions * b.channels
-            bias_row = bias + group * group_row + block * tile_row
-            if not direct and rows_of != vectors:
-                rows_of = vectors
-                fill_row_table(row_table, sums, vectors * b.lanes * b.itemsize, SUM_PIXELS + MOST_PIXELS)
+            inner, outer = _prepare(tag, acc, b, call, scratch, place, first, box_taps.length > 1)
+        group = block_origin(b, place)[3] % b.groups
+        for block in range(first, min(first + b.filter_chunk, b.filter_blocks)):
+            filters = _filters(b, call, group, block)
+            direct = not unfinished and filters.number == filters.vectors * b.lanes
+            if not direct and rows_of != filters.vectors:
+                rows_of = filters.vectors
+                pitch = filters.vectors * b.lanes * b.itemsize
+                fill_row_table(scratch + b.rows, sums, pitch, SUM_PIXELS + MOST_PIXELS)
             for part in range(2):
-                total = inner if part == 0 else outer
-                shift = 0 if part == 0 else (inner + MOST_PIXELS) * 8
+                total, shift = (inner, 0) if part == 0 else (outer, (inner + MOST_PIXELS) * 8)
+                taps = x_taps if part == 0 else box_taps
                 for p in range(0, total, max(total, 1) if direct else SUM_PIXELS):
-                    count = total if direct else min(SUM_PIXELS, total - p)
-                    sum_pixels(
-                        acc,
-                        b,
-                        vectors,
-                        pixels + shift + p * 8,
-                        count,
-                        reached + p * 8 if part == 1 and skips else 0,
-                        x_taps if part == 0 else box_taps,
-                        x_rows if part == 0 else box_rows,
-                        scratch + b.some_taps,
-                        weight,
-                        bias_row,
-                        sums,
-                        targets + shift if direct else row_table,
-                        plane if direct else 0,
-                    )
+                    number = total if direct else min(SUM_PIXELS, total - p)
+                    reached = scratch + b.reached + p * 8 if part == 1 and skips else 0
+                    some = Pixels(pixels + shift + p * 8, number, reached)
+                    out = Out(targets + shift + p * 8, filters.plane, call.out.c)
+                    to = out if direct else Out(scratch + b.rows, 0, 0)
+                    sum_pixels(acc, b, filters, some, taps, sums, to)
                     if not direct:
-                        finish(
-                            tag,
-                            acc,
-                            b,
-                            sums,
-                            count,
-                            vectors,
-                            filters,
-                            activation,
-                            slope,
-                            targets + shift + p * 8,
-                            plane,
-                            out_strides[1],
-                        )
+                        finish(tag, acc, b, sums, number, filters.vectors, filters.number, activation, out)
 
 
 def convolve(dtype: str) -> int:

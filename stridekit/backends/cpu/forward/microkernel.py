@@ -4,29 +4,27 @@ Numba cannot express a register tile, so an intrinsic emits it. P output pixels 
 are summed in registers; weights are read as vectors, an input element is broadcast from wherever it lies. Stride,
 dilation and layout only move addresses.
 
-Every tile is a function ``(acc, pixels, taps, tap_count, length, weights, start, step, targets, plane)``:
+Every tile of the convolution is a function ``(acc, pixels, taps, weights, sums, out)``:
 
 acc : tag of the sums
 pixels : address of P int64 addresses, where each pixel's first input element lies
-taps : address of `tap_count` pairs of int64: bytes from there to the tap's input, rows of Q vectors from `weights`
-length : neighbouring elements of one tap
+taps, sums, out : `Taps`, `Sums` and `Out`
 weights : address of vectors, Q for each element of each tap
-start, step : address of the first pixel's initial sums, and bytes to the next pixel's; step 0 for a bias row
-targets, plane : address of P int64 addresses, and bytes from each of them to where the pixel's Q vectors go
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from stridekit.backends.cpu.runtime.compiler import inlined, named
+from stridekit.backends.cpu.runtime.elements import VECTOR_BYTES, element_type, itemsize_of, lanes_of, splat
 from stridekit.backends.cpu.runtime.processor import host
-from stridekit.backends.cpu.runtime.vector_memory import VECTOR_BYTES
 
 _UNROLL = 4
 """Elements of a tap in one step of the inner loop: fewer address sums, no more registers."""
@@ -35,6 +33,85 @@ _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
 _Builder = Any
 _Value = Any
+
+
+class Taps(NamedTuple):
+    """What a pixel's products are of.
+
+    Attributes
+    ----------
+    table, number : address of `number` pairs of int64: bytes to the tap's input, rows of Q vectors to its weights
+    length : neighbouring elements of one tap
+    room : address of room for a selection of the taps; tiles need none
+    """
+
+    table: int
+    number: int
+    length: int
+    room: int
+
+
+class Sums(NamedTuple):
+    """Address of the first pixel's initial sums, and bytes to the next pixel's; `step` is 0 for a bias row."""
+
+    start: int
+    step: int
+
+
+class Out(NamedTuple):
+    """Where sums go.
+
+    Attributes
+    ----------
+    targets : address of an int64 address for each pixel
+    plane : bytes from each of them to where the first filter goes
+    step : bytes from filter to filter; tiles write whole vectors
+    """
+
+    targets: int
+    plane: int
+    step: int
+
+
+class Rows(NamedTuple):
+    """Rows of a tile: address of `number` int64; added to `start`, each is the address of the row's first element."""
+
+    table: int
+    number: int
+    start: int
+
+
+class Run(NamedTuple):
+    """What is summed of each row: `lines` of `length` elements, the bytes from line to line, from one to the next."""
+
+    lines: int
+    line_step: int
+    length: int
+    step: int
+
+
+class Weights(NamedTuple):
+    """Address of the first Q vectors that a `Run` is multiplied by, and bytes from line to line and one to the next."""
+
+    start: int
+    line_step: int
+    step: int
+
+
+def by_vectors(name: str, loops: list[tuple[int, Any]]) -> Any:
+    """Return the choice among loops ``(vectors, acc, operands)`` by their number of vectors."""
+    (number, loop), *others = loops
+    if not others:
+        return loop
+    rest = by_vectors(name, others)
+
+    def choose(vectors: int, acc: Any, operands: Any) -> None:
+        if vectors == number:
+            loop(vectors, acc, operands)
+        else:
+            rest(vectors, acc, operands)
+
+    return named(inlined, choose, f"{name}_from_{number}")
 
 
 def broadcast_tile(pixels: int, vectors: int) -> Any:
@@ -56,14 +133,13 @@ def paired_tile(pixels: int, vectors: int) -> Any:
 
 
 class _Tile:
-    """Emits the parts that both tiles share: vector type, sums, loads, multiply-adds."""
+    """Emits the parts that all tiles share: vector type, sums, loads, multiply-adds."""
 
     def __init__(self, context: Any, builder: _Builder, acc: Any, pixels: int, vectors: int):
         self.builder = builder
-        self.element = ir.DoubleType() if acc == types.float64 else ir.FloatType()
-        self.itemsize = 8 if acc == types.float64 else 4
+        self.element, self.itemsize = element_type(acc), itemsize_of(acc)
         self.vectors = vectors
-        self.lanes = VECTOR_BYTES // self.itemsize
+        self.lanes = lanes_of(acc)
         self.vector = ir.VectorType(self.element, self.lanes)
         suffix = f"v{self.lanes}f{8 * self.itemsize}"
         signature = ir.FunctionType(self.vector, [self.vector] * 3)
@@ -87,12 +163,7 @@ class _Tile:
         return [self.load_vector(address, number) for number in range(self.vectors)]
 
     def broadcast(self, address: _Value) -> _Value:
-        builder = self.builder
-        scalar = builder.load(self.pointer(address, self.element), align=4)
-        undefined = ir.Constant(self.vector, ir.Undefined)
-        first = builder.insert_element(undefined, scalar, ir.Constant(_INT32, 0))
-        mask = ir.Constant(ir.VectorType(_INT32, self.lanes), [0] * self.lanes)
-        return builder.shuffle_vector(first, undefined, mask)
+        return splat(self.builder, self.builder.load(self.pointer(address, self.element), align=4), self.lanes)
 
     def broadcast_halves(self, low: _Value, high: _Value) -> _Value:
         half = self.lanes // 2
@@ -107,38 +178,37 @@ class _Tile:
             builder.store(builder.fadd(builder.fmul(a, b), builder.load(total)), total)
 
     def begin(self, start: _Value, step: _Value) -> None:
-        for pixel, row in enumerate(self.sums):
-            base = self.builder.add(start, self.builder.mul(step, ir.Constant(_INT64, pixel)))
+        for base, row in zip(self._rows(start, step), self.sums, strict=True):
             for number, total in enumerate(row):
                 self.builder.store(self.load_vector(base, number), total)
 
+    def store(self, start: _Value, step: _Value) -> None:
+        self._store(self._rows(start, step))
+
     def end(self, targets: _Value, plane: _Value) -> None:
-        for pixel, row in enumerate(self.sums):
-            target = self.builder.add(self.integer(targets, ir.Constant(_INT64, pixel)), plane)
-            for number, total in enumerate(row):
-                where = self.address(target, number * VECTOR_BYTES)
+        places = [self.integer(targets, ir.Constant(_INT64, pixel)) for pixel in range(len(self.sums))]
+        self._store([self.builder.add(place, plane) for place in places])
+
+    def _rows(self, start: _Value, step: _Value) -> list[_Value]:
+        builder = self.builder
+        return [builder.add(start, builder.mul(step, ir.Constant(_INT64, row))) for row in range(len(self.sums))]
+
+    def _store(self, rows: list[_Value]) -> None:
+        for base, totals in zip(rows, self.sums, strict=True):
+            for number, total in enumerate(totals):
+                where = self.address(base, number * VECTOR_BYTES)
                 self.builder.store(self.builder.load(total), self.pointer(where, self.vector), align=4)
 
 
 def _tile(pixels: int, vectors: int, emit: Callable[..., None]) -> Any:
-    def declare(
-        typingctx: Any,
-        acc: Any,
-        pixel_table: Any,
-        taps: Any,
-        tap_count: Any,
-        length: Any,
-        weights: Any,
-        start: Any,
-        step: Any,
-        targets: Any,
-        plane: Any,
-    ) -> Any:
+    def declare(typingctx: Any, acc: Any, table: Any, taps: Any, weights: Any, sums: Any, out: Any) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-            _, table, tap_table, count, run, weight, start_row, start_step, target_table, offset = args
+            _, pixel_table, of_taps, weight, of_sums, of_out = args
+            tap_table, count, length, _ = cgutils.unpack_tuple(builder, of_taps)
+            targets, plane, _ = cgutils.unpack_tuple(builder, of_out)
             tile = _Tile(context, builder, acc, pixels, vectors)
-            tile.begin(start_row, start_step)
-            inputs = [tile.integer(table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
+            tile.begin(*cgutils.unpack_tuple(builder, of_sums))
+            inputs = [tile.integer(pixel_table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
             row = ir.Constant(_INT64, vectors * VECTOR_BYTES)
             with cgutils.for_range(builder, count, intp=_INT64) as tap:
                 pair = builder.shl(tap.index, ir.Constant(_INT64, 1))
@@ -146,11 +216,11 @@ def _tile(pixels: int, vectors: int, emit: Callable[..., None]) -> Any:
                 where = builder.add(
                     weight, builder.mul(tile.integer(tap_table, builder.or_(pair, ir.Constant(_INT64, 1))), row)
                 )
-                emit(tile, [builder.add(base, shift) for base in inputs], run, where)
-            tile.end(target_table, offset)
+                emit(tile, [builder.add(base, shift) for base in inputs], length, where)
+            tile.end(targets, plane)
             return context.get_dummy_value()
 
-        return types.void(acc, *(types.int64,) * 9), codegen
+        return types.void(acc, types.int64, taps, types.int64, sums, out), codegen
 
     return declare
 
@@ -201,42 +271,28 @@ def _emit_lanewise(tile: _Tile, bases: list[_Value], length: _Value, weights: _V
             tile.multiply_add(total, tile.load_vector(base, number), vector)
 
 
-def run_tile(pixels: int, vectors: int) -> Any:
-    """Return the weight gradient's tile of P x Q: lanes are filters, pixels are channels and taps, pixels are summed.
+def run_tile(height: int, vectors: int) -> Any:
+    """Return the weight gradient's tile of P x Q: lanes are filters, rows are channels and taps, pixels are summed.
 
-    A function ``(acc, pixels, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)``:
-
-    pixels, start : address of P int64, and what to add to each for the address of its first input element
-    rows, row_step : how many rows are summed, and bytes from row to row of the input
-    length, step : elements of a row, and bytes from element to element
-    weights, weight_row, weight_step : address of the first Q vectors, and bytes from row to row and element to element
-    sums : address of P rows of Q vectors, which are added to
+    A function ``(acc, rows, run, weights, sums)`` of P `Rows`, a `Run`, `Weights`, and the address of P rows of Q
+    vectors, which are added to.
     """
 
-    def declare(
-        typingctx: Any,
-        acc: Any,
-        table: Any,
-        start: Any,
-        rows: Any,
-        row_step: Any,
-        length: Any,
-        step: Any,
-        weights: Any,
-        weight_row: Any,
-        weight_step: Any,
-        sums: Any,
-    ) -> Any:
+    def declare(typingctx: Any, acc: Any, rows: Any, run: Any, weights: Any, sums: Any) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-            _, pixel_table, first, row_count, x_row, count, x_step, weight, w_row, w_step, rows_of_sums = args
-            tile = _Tile(context, builder, acc, pixels, vectors)
-            tile.begin(rows_of_sums, ir.Constant(_INT64, vectors * VECTOR_BYTES))
-            bases = [tile.integer(pixel_table, ir.Constant(_INT64, pixel)) for pixel in range(pixels)]
-            with cgutils.for_range(builder, row_count, intp=_INT64) as row:
+            _, of_rows, of_run, of_weights, rows_of_sums = args
+            table, _, first = cgutils.unpack_tuple(builder, of_rows)
+            lines, x_line, length, x_step = cgutils.unpack_tuple(builder, of_run)
+            weight, w_line, w_step = cgutils.unpack_tuple(builder, of_weights)
+            tile = _Tile(context, builder, acc, height, vectors)
+            pitch = ir.Constant(_INT64, vectors * VECTOR_BYTES)
+            tile.begin(rows_of_sums, pitch)
+            bases = [tile.integer(table, ir.Constant(_INT64, row)) for row in range(height)]
+            with cgutils.for_range(builder, lines, intp=_INT64) as line:
                 at, here = cgutils.alloca_once(builder, _INT64), cgutils.alloca_once(builder, _INT64)
-                builder.store(builder.add(first, builder.mul(row.index, x_row)), at)
-                builder.store(builder.add(weight, builder.mul(row.index, w_row)), here)
-                with cgutils.for_range(builder, count, intp=_INT64):
+                builder.store(builder.add(first, builder.mul(line.index, x_line)), at)
+                builder.store(builder.add(weight, builder.mul(line.index, w_line)), here)
+                with cgutils.for_range(builder, length, intp=_INT64):
                     shift, where = builder.load(at), builder.load(here)
                     loaded = tile.load_vectors(where)
                     for base, totals in zip(bases, tile.sums, strict=True):
@@ -245,13 +301,9 @@ def run_tile(pixels: int, vectors: int) -> Any:
                             tile.multiply_add(total, value, vector)
                     builder.store(builder.add(shift, x_step), at)
                     builder.store(builder.add(where, w_step), here)
-            for pixel, totals in enumerate(tile.sums):
-                target = tile.address(rows_of_sums, pixel * vectors * VECTOR_BYTES)
-                for number, total in enumerate(totals):
-                    where = tile.address(target, number * VECTOR_BYTES)
-                    builder.store(builder.load(total), tile.pointer(where, tile.vector), align=4)
+            tile.store(rows_of_sums, pitch)
             return context.get_dummy_value()
 
-        return types.void(acc, *(types.int64,) * 10), codegen
+        return types.void(acc, rows, run, weights, types.int64), codegen
 
     return intrinsic(declare)

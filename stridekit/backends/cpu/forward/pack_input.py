@@ -6,8 +6,9 @@ order of their addresses: a transpose may write past a pixel's channels, into pi
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
+from stridekit.backends.cpu.forward.address_tables import Steps
 from stridekit.backends.cpu.forward.partition import box_length as _box_length
 from stridekit.backends.cpu.runtime.compiler import helper
 from stridekit.backends.cpu.runtime.vector_memory import (
@@ -27,6 +28,21 @@ source_index = helper(_source_index)
 
 NOWHERE = -(1 << 62)
 """Stands in a table of byte offsets for "padding, holds zeros"."""
+
+
+class Columns(NamedTuple):
+    """Address of a pair of int64 for each box column: bytes to it in an input row, and how many lie in sequence."""
+
+    table: int
+    number: int
+
+
+@helper
+def box_steps(b: Any) -> Steps:
+    """Return the bytes from one box position to the next on each axis."""
+    w = b.pixel_channels * b.itemsize
+    h = box_length(b.w, b.w.block) * w
+    return Steps(box_length(b.h, b.h.block) * h, h, w)
 
 
 @helper
@@ -49,16 +65,16 @@ def _source(axis: Any, start: int, position: int, mode: int) -> int:
 
 
 @helper
-def _fill_columns(columns: int, b: Any, start: int, width: int, step: int) -> None:
-    """Write for each box column its byte offset in an input row, and how many columns from there lie in sequence."""
+def _fill_columns(columns: Any, b: Any, start: int, step: int) -> None:
+    """Write `Columns`, from the right to the left."""
     run, following = 0, NOWHERE
-    for j in range(width - 1, -1, -1):
+    for j in range(columns.number - 1, -1, -1):
         source = _source(b.w, start, j, b.padding_mode)
         offset = NOWHERE if source < 0 else source * step
         run = run + 1 if following == offset + step else 1
         following = offset
-        set_int(columns, 2 * j, offset)
-        set_int(columns, 2 * j + 1, run)
+        set_int(columns.table, 2 * j, offset)
+        set_int(columns.table, 2 * j + 1, run)
 
 
 @helper
@@ -69,14 +85,14 @@ def _fill_zeros(acc: Any, address: int, count: int, itemsize: int) -> None:
 
 @helper
 def _copy_row(
-    acc: Any, b: Any, base: int, step: int, count: int, columns: int, first: int, last: int, row: int
+    acc: Any, b: Any, base: int, step: int, count: int, columns: Any, first: int, last: int, row: int
 ) -> None:
     """Copy one row of pixels whose channels lie end to end."""
     pitch, nbytes = b.pixel_channels * b.itemsize, count * b.itemsize
     vector = b.lanes * b.itemsize
     j = first
     while j < last:
-        column, run = get_int(columns, 2 * j), min(get_int(columns, 2 * j + 1), last - j)
+        column, run = get_int(columns.table, 2 * j), min(get_int(columns.table, 2 * j + 1), last - j)
         at = row + j * pitch
         if column == NOWHERE:
             _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
@@ -94,15 +110,13 @@ def _copy_row(
 
 
 @helper
-def _transpose_row(
-    acc: Any, b: Any, base: int, channel_step: int, count: int, columns: int, width: int, row: int
-) -> None:
+def _transpose_row(acc: Any, b: Any, base: int, channel_step: int, count: int, columns: Any, row: int) -> None:
     """Transpose one row of pixels, each channel of which is a plane."""
     pitch = b.pixel_channels * b.itemsize
     last = (count - 1) // b.lanes * b.lanes
     j = 0
-    while j < width:
-        column, run = get_int(columns, 2 * j), get_int(columns, 2 * j + 1)
+    while j < columns.number:
+        column, run = get_int(columns.table, 2 * j), get_int(columns.table, 2 * j + 1)
         at = row + j * pitch
         if column == NOWHERE:
             _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
@@ -128,11 +142,11 @@ def _transpose_row(
 
 @helper
 def _convert_row(
-    tag: Any, acc: Any, b: Any, base: int, channel_step: int, first: int, count: int, columns: int, width: int, row: int
+    tag: Any, acc: Any, b: Any, base: int, channel_step: int, first: int, count: int, columns: Any, row: int
 ) -> None:
     """Gather one row element by element: 16-bit types, several filters of one channel, odd strides."""
-    for j in range(width):
-        column, at = get_int(columns, 2 * j), row + j * b.pixel_channels * b.itemsize
+    for j in range(columns.number):
+        column, at = get_int(columns.table, 2 * j), row + j * b.pixel_channels * b.itemsize
         if column == NOWHERE:
             _fill_zeros(acc, at, b.pixel_channels, b.itemsize)
             continue
@@ -153,47 +167,32 @@ def _only_inner(axis: Any, start: int, low: int, high: int, stop: int) -> Any:
 
 
 @helper
-def gather(
-    tag: Any,
-    acc: Any,
-    b: Any,
-    sample: int,
-    strides: Any,
-    first: int,
-    count: int,
-    origin: Any,
-    low: Any,
-    high: Any,
-    stop: Any,
-    box: int,
-    columns: int,
-) -> None:
-    """Gather what outputs origin..stop-1 without low..high-1 read of `count` filters' or channels' input."""
-    width = box_length(b.w, stop[2] - origin[2])
-    w_pitch = b.pixel_channels * b.itemsize
-    h_pitch = box_length(b.w, b.w.block) * w_pitch
-    d_pitch = box_length(b.h, b.h.block) * h_pitch
-    _fill_columns(columns, b, origin[2], width, strides[4])
+def gather(tag: Any, acc: Any, b: Any, x: Any, sample: int, first: int, count: int, block: Any, scratch: int) -> None:
+    """Gather into the box what outer pixels of a block read of `count` filters' or channels' input of a sample."""
+    origin, low, high, stop = block
+    box, steps, width = scratch + b.box, box_steps(b), box_length(b.w, stop[2] - origin[2])
+    columns = Columns(scratch + b.columns, width)
+    _fill_columns(columns, b, origin[2], x.w)
     d_first, d_last = _only_inner(b.d, origin[0], low[0], high[0], stop[0])
     h_first, h_last = _only_inner(b.h, origin[1], low[1], high[1], stop[1])
     w_first, w_last = _only_inner(b.w, origin[2], low[2], high[2], stop[2])
     plain = b.copies and b.multiplier == 1
-    shift = first * strides[1]
+    shift = first * x.c
     for d in range(box_length(b.d, stop[0] - origin[0])):
         d_source = _source(b.d, origin[0], d, b.padding_mode)
         for h in range(box_length(b.h, stop[1] - origin[1])):
             h_source = _source(b.h, origin[1], h, b.padding_mode)
-            row = box + d * d_pitch + h * h_pitch
-            base = sample + d_source * strides[2] + h_source * strides[3]
+            row = box + d * steps.d + h * steps.h
+            base = sample + d_source * x.d + h_source * x.h
             if d_source < 0 or h_source < 0:
                 _fill_zeros(acc, row, width * b.pixel_channels, b.itemsize)
-            elif plain and strides[1] == b.itemsize:
+            elif plain and x.c == b.itemsize:
                 if d_first <= d < d_last and h_first <= h < h_last:
-                    _copy_row(acc, b, base + shift, strides[4], count, columns, 0, w_first, row)
-                    _copy_row(acc, b, base + shift, strides[4], count, columns, w_last, width, row)
+                    _copy_row(acc, b, base + shift, x.w, count, columns, 0, w_first, row)
+                    _copy_row(acc, b, base + shift, x.w, count, columns, w_last, width, row)
                 else:
-                    _copy_row(acc, b, base + shift, strides[4], count, columns, 0, width, row)
-            elif plain and strides[4] == b.itemsize:
-                _transpose_row(acc, b, base + shift, strides[1], count, columns, width, row)
+                    _copy_row(acc, b, base + shift, x.w, count, columns, 0, width, row)
+            elif plain and x.w == b.itemsize:
+                _transpose_row(acc, b, base + shift, x.c, count, columns, row)
             else:
-                _convert_row(tag, acc, b, base, strides[1], first, count, columns, width, row)
+                _convert_row(tag, acc, b, base, x.c, first, count, columns, row)

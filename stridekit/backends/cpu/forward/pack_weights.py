@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
-from stridekit.backends.cpu.forward.address_tables import read_blocking
+from stridekit.backends.cpu.forward.blocking import Blocking
+from stridekit.backends.cpu.forward.jobs import Packing
 from stridekit.backends.cpu.forward.partition import TASK_VECTORS
 from stridekit.backends.cpu.runtime.compiler import entry, helper, kernel
+from stridekit.backends.cpu.runtime.records import nbytes
 from stridekit.backends.cpu.runtime.vector_memory import (
     copy_vectors,
     get_int,
     load,
     next_task,
-    read_ints,
+    reader,
     set_int,
     square,
     store,
@@ -63,27 +65,27 @@ def _place(b: Any, number: int) -> tuple[int, int]:
 
 
 @helper
-def _evenly_spaced(b: Any, p: Any) -> bool:
+def _evenly_spaced(b: Any, weight: Any) -> bool:
     """Say whether the filters that are lanes lie `k` apart, even from one group to the next."""
-    return not (b.lanewise or b.subgroups > 1) or p.g == b.group_filters * p.k
+    return not (b.lanewise or b.subgroups > 1) or weight.g == b.group_filters * weight.k
 
 
 @helper
-def _gather_lanes(tag: Any, acc: Any, b: Any, p: Any, source: int, target: int, first: int, count: int) -> None:
+def _gather_lanes(tag: Any, acc: Any, b: Any, weight: Any, source: int, target: int, first: int, count: int) -> None:
     """Store the weights of `count` filters from `first` on as lanes.
 
     `source` is where filter `first` lies, or filter 0 where they are not evenly spaced.
     """
-    if _evenly_spaced(b, p):
+    if _evenly_spaced(b, weight):
         for lane in range(count):
-            store(acc, target + lane * b.itemsize, load(tag, source + lane * p.k))
+            store(acc, target + lane * b.itemsize, load(tag, source + lane * weight.k))
         return
-    group, filter_ = source + first // b.group_filters * p.g, first % b.group_filters
+    group, filter_ = source + first // b.group_filters * weight.g, first % b.group_filters
     for lane in range(count):
-        store(acc, target + lane * b.itemsize, load(tag, group + filter_ * p.k))
+        store(acc, target + lane * b.itemsize, load(tag, group + filter_ * weight.k))
         filter_ += 1
         if filter_ == b.group_filters:
-            group, filter_ = group + p.g, 0
+            group, filter_ = group + weight.g, 0
 
 
 @helper
@@ -93,65 +95,38 @@ def _pack_columns(tag: Any, acc: Any, b: Any, p: Any, first: int, last: int, don
     Channels outermost: the weights of neighbouring filters lie nearer each other than those of neighbouring channels
     wherever filters and channels have changed places, as they have for an input's gradient.
     """
-    positions = b.d.kernel * b.h.kernel * b.w.kernel
+    positions, weight = b.d.kernel * b.h.kernel * b.w.kernel, p.weight
     for c in range(done // positions, b.channels):
         depth = min(b.channel_block, b.channels - c // b.channel_block * b.channel_block)
         for number in range(first, last):
             start, row = _place(b, number)
             within = number % b.vectors * b.lanes
             filters = min(b.lanes, b.filters - within)
-            even = _evenly_spaced(b, p)
-            whole = b.copies and even and p.k == b.itemsize and filters == b.lanes
+            even = _evenly_spaced(b, weight)
+            whole = b.copies and even and weight.k == b.itemsize and filters == b.lanes
             target = p.packed + start + _column(b, row, c, 0)
-            corner = p.weight + number // b.vectors * b.subgroups * p.g + c * p.c
+            corner = weight.start + number // b.vectors * b.subgroups * weight.g + c * weight.c
             if even:
-                corner += within * p.k
+                corner += within * weight.k
             tap = c * positions
             for t in range(b.d.kernel):
                 for r in range(b.h.kernel):
-                    at = corner + t * p.d + r * p.h
+                    at = corner + t * weight.d + r * weight.h
                     for _ in range(b.w.kernel):
                         if tap >= done:
                             if whole:
                                 copy_vectors(target, at, 1)
                             else:
-                                _gather_lanes(tag, acc, b, p, at, target, within, filters)
+                                _gather_lanes(tag, acc, b, weight, at, target, within, filters)
                                 for lane in range(filters, b.lanes):
                                     store(acc, target + lane * b.itemsize, acc)
                         target += depth * row
-                        at += p.w
+                        at += weight.w
                         tap += 1
 
 
-class Packing(NamedTuple):
-    """A job of packing: all of it int64, in a row in memory.
-
-    Attributes
-    ----------
-    words : address of the ``words`` of the `Blocking`
-    packed : address that is written
-    unbounded : address of a word that becomes 1 if a weight is infinite or NaN
-    counter : address of the shared task counter
-    flat : whether each filter's weights lie end to end
-    weight, g, k, c, d, h, w : address of the first element and strides in bytes, `g` from group to group
-    """
-
-    words: int
-    packed: int
-    unbounded: int
-    counter: int
-    flat: int
-    weight: int
-    g: int
-    k: int
-    c: int
-    d: int
-    h: int
-    w: int
-
-
-_read_packing = read_ints(len(Packing._fields))
-_PACKING_BYTES = 8 * len(Packing._fields)
+_read_packing, _read_blocking = reader(Packing), reader(Blocking)
+_PACKING_BYTES = nbytes(Packing)
 
 
 @helper
@@ -160,21 +135,21 @@ def _pack_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
 
     A task is a few vectors of filters. The lanes beyond the last filter are never stored, whatever they hold.
     """
-    p = Packing(*_read_packing(job))
-    b = read_blocking(p.words)
-    positions, total = b.d.kernel * b.h.kernel * b.w.kernel, b.groups * b.vectors
+    p = _read_packing(job)
+    b = _read_blocking(p.blocking)
+    weight, positions, total = p.weight, b.d.kernel * b.h.kernel * b.w.kernel, b.groups * b.vectors
     while True:
         first = next_task(p.counter) * TASK_VECTORS
         if first >= total:
             return
         last = min(first + TASK_VECTORS, total)
         done = 0
-        if p.flat != 0 and b.copies and _evenly_spaced(b, p):
+        if p.flat != 0 and b.copies and _evenly_spaced(b, weight):
             for number in range(first, last):
                 start, row = _place(b, number)
                 within = number % b.vectors * b.lanes
-                source = p.weight + number // b.vectors * b.subgroups * p.g + within * p.k
-                done = _pack_flat(acc, b, row, source, p.k, min(b.lanes, b.filters - within), p.packed + start)
+                source = weight.start + number // b.vectors * b.subgroups * weight.g + within * weight.k
+                done = _pack_flat(acc, b, row, source, weight.k, min(b.lanes, b.filters - within), p.packed + start)
         _pack_columns(tag, acc, b, p, first, last, done)
         for number in range(first, last):
             start, row = _place(b, number)
@@ -195,14 +170,14 @@ def pack_weights(dtype: str) -> int:
 
 @cache
 def pack_bias(dtype: str) -> Any:
-    """Return the compiled packing of a bias of `dtype`: ``(words, bias, stride, packed)``, addresses and bytes.
+    """Return the compiled packing of a bias of `dtype`: ``(blocking, bias, stride, packed)``, addresses and bytes.
 
     It writes ``[group][lane]``; the address 0 stands for no bias and gives zeros.
     """
     tag, acc = tags(dtype)
 
-    def run(words: int, bias: int, stride: int, packed: int) -> None:
-        b = read_blocking(words)
+    def run(blocking: int, bias: int, stride: int, packed: int) -> None:
+        b = _read_blocking(blocking)
         padded = b.vectors * b.lanes
         for group in range(b.groups):
             for k in range(padded):

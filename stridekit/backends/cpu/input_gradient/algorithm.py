@@ -9,20 +9,12 @@ from typing import Any
 from stridekit.backends import Operands
 from stridekit.backends.cpu.forward.algorithm import TileAlgorithm
 from stridekit.backends.cpu.forward.blocking import Blocking, accumulator_itemsize
-from stridekit.backends.cpu.forward.launch import (
-    NOTHING,
-    WEIGHT,
-    WORKSPACE,
-    Job,
-    Number,
-    Part,
-    Rows,
-    execute,
-    rows_of,
-    strides_of,
-)
+from stridekit.backends.cpu.forward.jobs import Weight
+from stridekit.backends.cpu.forward.launch import Job, Part, execute
 from stridekit.backends.cpu.input_gradient.cost_model import phases_seconds
+from stridekit.backends.cpu.input_gradient.jobs import TurnedTap, Turning
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORKSPACE, Rows, Tensor, X, rows, strides_of
 from stridekit.backends.gradients.input_gradient import (
     InputGradient,
     Moves,
@@ -61,9 +53,6 @@ class JointInputGradient(InputGradient):
             execute(job, dense.dtype, regions["phases"], grad_output, weight, packed, operands.bias, target)
 
 
-_NO_STRIDES: tuple[int, ...] = ()
-
-
 @lru_cache(maxsize=1024)
 def _joint(
     tile: TileAlgorithm,
@@ -76,10 +65,10 @@ def _joint(
     """Prepare all phases, given the strides of their arrays, None for packed weights; None where there is no phase."""
     parts: list[Part] = []
     numbers: list[list[int]] = []
-    packed = 0
+    packed, unused = 0, (0,) * (3 - dense.rank)
     for phase in phase_parts(dense):
         if weight is None:
-            place, taps = packed, _NO_STRIDES
+            taps = Weight(WEIGHT + packed)
             packed += align(tile.packed_bytes(phase.problem, device))
         else:
             # What are filters here are the channels of the weights as given, and the other way round.
@@ -88,16 +77,16 @@ def _joint(
             place, steps = _sliced(phase.taps[2:], tuple(kernel), sizes)
             group = dense.group_out_channels * k
             # A group's only filter is at any distance from the next: at that of the groups, all filters are.
-            taps = (group, group if dense.group_in_channels == 1 else c, k, *(0,) * (3 - len(steps)), *steps)
+            lanes = group if dense.group_in_channels == 1 else c
+            taps = Weight(WEIGHT + place, group, lanes, k, *unused, *steps)
         axes = dense.geometry
         read, x_steps = _sliced(phase.outputs[2:], x[5 - dense.rank :], axes.output_size)
         written, out_steps = _sliced(phase.pixels[2:], out[5 - dense.rank :], axes.input_size)
-        unused = (0,) * (3 - dense.rank)
-        parts.append(
-            Part(
-                phase.problem, read, (*x[:2], *unused, *x_steps), written, (*out[:2], *unused, *out_steps), place, taps
-            )
+        source, target = (
+            Tensor(X + read, *x[:2], *unused, *x_steps),
+            Tensor(OUT + written, *out[:2], *unused, *out_steps),
         )
+        parts.append(Part(phase.problem, source, target, taps))
         numbers.append(_taps(phase, dense.geometry.kernel_size))
     if not parts:
         return None
@@ -107,8 +96,8 @@ def _joint(
     job = tile.job(tuple(parts), device, weight is None)
     blockings = [tile.blocking(part.problem, device) for part in parts]
     if weight is not None and _end_to_end(dense, weight) and blockings[0].subgroups == 1:
-        rows = _turning(dense, job, blockings, numbers, parts[0].weight_strides, weight[0])
-        job = replace(job, packing=rows, turned=True)
+        turning = _turning(dense, job, blockings, numbers, parts[0].weight, weight[0])
+        job = replace(job, packing=turning, turned=True)
     return job
 
 
@@ -138,26 +127,33 @@ def _turning(
     job: Job,
     blockings: list[Blocking],
     numbers: list[list[int]],
-    strides: tuple[int, ...],
+    weight: Weight,
     filter_stride: int,
 ) -> Rows:
     """Return the job of packing all phases at once."""
     b, itemsize = blockings[0], accumulator_itemsize(dense)
     end = (dense.out_channels - 1) * filter_stride + dense.group_in_channels * dense.taps * itemsize
-    fixed = b.groups, b.filters, b.channels, dense.taps, b.vectors, b.tile_vectors, b.lanes, itemsize
-    turning: list[Number] = [
-        *((number, NOTHING) for number in fixed),
-        (job.layout.offsets["counters"], WORKSPACE),
-        (0, WEIGHT),
-        (end, WEIGHT),
-        *((stride, NOTHING) for stride in strides[:3]),
-    ]
-    taps: list[list[Number]] = [[(0, NOTHING)] * 5 for _ in range(dense.taps)]
-    for phase, blocking, stored, unbounded in zip(numbers, blockings, job.stored, job.unbounded, strict=True):
+    turning = Turning(
+        groups=b.groups,
+        filters=b.filters,
+        channels=b.channels,
+        taps=dense.taps,
+        vectors=b.vectors,
+        tile_vectors=b.tile_vectors,
+        lanes=b.lanes,
+        itemsize=itemsize,
+        counter=WORKSPACE + job.layout.offsets["counters"],
+        weight=WEIGHT,
+        end=WEIGHT + end,
+        g=weight.g,
+        k=weight.k,
+        c=weight.c,
+    )
+    taps = [TurnedTap(0, 0, 0, 0, 0)] * dense.taps
+    for phase, blocking, call in zip(numbers, blockings, job.calls, strict=True):
         for number, tap in enumerate(phase):
-            others = ((value, NOTHING) for value in (len(phase), number, blocking.channel_block))
-            taps[tap] = [(stored, WORKSPACE), (unbounded, WORKSPACE), *others]
-    return rows_of([*turning, *(number for tap in taps for number in tap)])
+            taps[tap] = TurnedTap(call.weights, call.unbounded, len(phase), number, blocking.channel_block)
+    return rows(turning, *taps)
 
 
 def _sliced(slices: tuple[slice, ...], strides: tuple[int, ...], sizes: tuple[int, ...]) -> tuple[int, tuple[int, ...]]:

@@ -6,71 +6,26 @@ the same cache lines again; read as squares of channels and taps they are turned
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from stridekit.backends.cpu.forward.partition import TASK_VECTORS
-from stridekit.backends.cpu.runtime.compiler import entry, helper
+from stridekit.backends.cpu.input_gradient.jobs import TurnedTap, Turning
+from stridekit.backends.cpu.runtime.compiler import entries, helper
+from stridekit.backends.cpu.runtime.records import nbytes
 from stridekit.backends.cpu.runtime.vector_memory import (
     copy_vectors,
     load,
     next_task,
-    read_ints,
+    reader,
     set_int,
     square,
     store,
-    tags,
     transpose,
     zero_products,
 )
 
-
-class Turning(NamedTuple):
-    """A job of turning weights: all of it int64, in a row in memory, followed by a `TurnedTap` for each tap.
-
-    Attributes
-    ----------
-    groups, filters, channels, taps : lanes of one group, what is summed over, taps of the kernel
-    vectors, tile_vectors, lanes, itemsize : as in a `Blocking`
-    counter : address of the shared task counter
-    weight, end : address of the first element, and one past the last
-    g, k, c : bytes from group to group, from filter to filter, from channel to channel
-    """
-
-    groups: int
-    filters: int
-    channels: int
-    taps: int
-    vectors: int
-    tile_vectors: int
-    lanes: int
-    itemsize: int
-    counter: int
-    weight: int
-    end: int
-    g: int
-    k: int
-    c: int
-
-
-class TurnedTap(NamedTuple):
-    """Where the weights of one tap go.
-
-    Attributes
-    ----------
-    packed, unbounded : addresses of its phase's, as in a `Packing`; `packed` is 0 for a tap of no phase
-    positions, number : taps of the phase, and which of them this is
-    channel_block : as in the phase's `Blocking`
-    """
-
-    packed: int
-    unbounded: int
-    positions: int
-    number: int
-    channel_block: int
-
-
-_read_turning, _read_tap = read_ints(len(Turning._fields)), read_ints(len(TurnedTap._fields))
-_TURNING_BYTES, _TAP_BYTES = 8 * len(Turning._fields), 8 * len(TurnedTap._fields)
+_read_turning, _read_tap = reader(Turning), reader(TurnedTap)
+_TURNING_BYTES, _TAP_BYTES = nbytes(Turning), nbytes(TurnedTap)
 
 
 @helper
@@ -88,14 +43,12 @@ def _fill_square(acc: Any, p: Any, source: int, filters: int, taps: int, room: i
 
 
 @helper
-def _spread(
-    acc: Any, p: Any, job: int, c: int, start: int, taps: int, before: int, column: int, row: int, room: int
-) -> None:
-    """Copy the vectors of channel `c`, taps `start` and on, each to where its phase has them."""
+def _spread(acc: Any, p: Any, taps: int, number: int, c: int, before: int, column: int, row: int, room: int) -> None:
+    """Copy the vectors of channel `c`, each to where its phase has it; `taps` is the address of `number` taps."""
     pitch = p.lanes * p.itemsize
-    unbounded = zero_products(acc, room, pitch, taps) != acc
-    for j in range(taps):
-        to = TurnedTap(*_read_tap(job + _TURNING_BYTES + (start + j) * _TAP_BYTES))
+    unbounded = zero_products(acc, room, pitch, number) != acc
+    for j in range(number):
+        to = _read_tap(taps + j * _TAP_BYTES)
         if to.packed == 0:
             continue
         # A division takes longer than the copy.
@@ -108,9 +61,9 @@ def _spread(
 
 
 @helper
-def _turn_weights(acc: Any, job: int, worker: int) -> None:
+def _turn_weights(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Write the weights of every phase in tile order; a task is a few vectors of filters."""
-    p = Turning(*_read_turning(job))
+    p = _read_turning(job)
     pitch, total = p.lanes * p.itemsize, p.groups * p.vectors
     room = square(acc)
     while True:
@@ -130,9 +83,9 @@ def _turn_weights(acc: Any, job: int, worker: int) -> None:
                 source = p.weight + group * p.g + within * p.lanes * p.k + c * p.c
                 filters = min(p.lanes, p.filters - within * p.lanes)
                 for start in range(0, p.taps, p.lanes):
-                    taps = min(p.lanes, p.taps - start)
-                    _fill_square(acc, p, source + start * p.itemsize, filters, taps, room)
-                    _spread(acc, p, job, c, start, taps, before, column, row, room)
+                    number, taps = min(p.lanes, p.taps - start), job + _TURNING_BYTES + start * _TAP_BYTES
+                    _fill_square(acc, p, source + start * p.itemsize, filters, number, room)
+                    _spread(acc, p, taps, number, c, before, column, row, room)
                 within, inner = within + 1, inner + 1
                 if within == p.vectors:
                     group, within, inner = group + 1, 0, 0
@@ -140,11 +93,5 @@ def _turn_weights(acc: Any, job: int, worker: int) -> None:
                     inner = 0
 
 
-def turn_weights(dtype: str) -> int:
-    """Return the address of the compiled turning of weights of `dtype`, float32 or float64; a job is a `Turning`."""
-    _, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _turn_weights(acc, job, worker)
-
-    return entry(run, f"turn_weights_{dtype}")
+turn_weights = entries("turn_weights", _turn_weights)
+"""Return the address of the compiled turning of weights of a dtype, float32 or float64; a job is a `Turning`."""

@@ -16,18 +16,7 @@ import numpy as np
 from stridekit.backends import Operands
 from stridekit.backends.cpu.forward.algorithm import VECTORS_PER_SECOND, grouped_strides, no_half
 from stridekit.backends.cpu.forward.blocking import accumulator_itemsize
-from stridekit.backends.cpu.forward.launch import (
-    NOTHING,
-    OUT,
-    WEIGHT,
-    WORD_BYTES,
-    WORKSPACE,
-    Number,
-    Rows,
-    X,
-    rows_of,
-    strides_of,
-)
+from stridekit.backends.cpu.forward.launch import activation_of
 from stridekit.backends.cpu.input_gradient.cost_model import call_seconds
 from stridekit.backends.cpu.products.blocking import (
     GATHERED,
@@ -43,17 +32,29 @@ from stridekit.backends.cpu.products.blocking import (
     cut,
     end_to_end,
 )
+from stridekit.backends.cpu.products.jobs import Bias, Multiplication, WindowAxis, Windows
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import (
+    BIAS,
+    OUT,
+    WEIGHT,
+    WORD_BYTES,
+    WORKSPACE,
+    Address,
+    Rows,
+    X,
+    bases,
+    rows,
+    strides_of,
+)
 from stridekit.backends.gradients.input_gradient import InputGradient
 from stridekit.memory.workspace import WorkspaceLayout, align
-from stridekit.problems.activations import ACTIVATIONS
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.padding import PADDING_MODES
 
-_BIAS = 5
-"""What a number of a row is counted from, beside those of `jobs`: the bias."""
 _UNUSED = AxisGeometry(size=1, kernel=1, stride=1, dilation=1, pad_before=0, pad_after=0)
+NO_BIAS = Bias(0, 0, 0, 0)
 _NARROW_FILTERS = 32
 LAYING = 1.5
 INNER = 1.25
@@ -66,16 +67,13 @@ _FEW_ROWS = 6
 
 
 class Product(NamedTuple):
-    """A convolution as a product: sizes, operands and result, the bytes to the next bias, and the words of windows."""
+    """A convolution as a product: sizes, operands, result, bias."""
 
     sizes: Sizes
     a: Matrix
     b: Matrix
     result: Matrix
-    bias: tuple[int, int, int]
-    windows: tuple[int, ...]
-    a_base: int
-    b_base: int
+    bias: Bias
 
 
 @dataclass(frozen=True)
@@ -101,9 +99,9 @@ class Views:
         """Say how a tile gets rows of such elements."""
         return IN_PLACE if end_to_end(lanes, self.problem.itemsize) else GATHERED
 
-    def matrix(self, rows: Axes, lanes: Axes, *, sample: int = 0, group: int = 0, fold: int = 0) -> Matrix:
-        """Return a matrix, given the bytes to the next sample's, group's and summand's."""
-        return Matrix(sample, group, fold, rows, lanes, self.laid(lanes))
+    def matrix(self, start: Address, rows: Axes, lanes: Axes, *, group: int, sample: int = 0, fold: int = 0) -> Matrix:
+        """Return a matrix, given the bytes to the next group's, sample's and summand's."""
+        return Matrix(start, sample, group, fold, rows, lanes, self.laid(lanes))
 
     def windows(self) -> Matrix:
         """Rows are output pixels of all samples, elements the channels and taps that they read."""
@@ -111,42 +109,44 @@ class Views:
         places = [(axis.output_size, axis.stride * step) for axis, step in zip(self.axes, steps, strict=True)]
         taps = [(axis.kernel, axis.dilation * step) for axis, step in zip(self.axes, steps, strict=True)]
         rows, lanes = axes((self.problem.batch, n), *places), axes((self.channels, c), *taps)
-        found = self.matrix(rows, lanes, group=self.channels * c)
+        found = self.matrix(X, rows, lanes, group=self.channels * c)
         return found._replace(laid=WINDOWS) if self.padded else found
 
-    def window_words(self) -> tuple[int, ...]:
-        """Return the words of `Windows`, as `multiplying` reads them."""
+    def window_axes(self) -> Windows:
+        """Return how windows lie in the input."""
         n, c, *steps = self.arrays.x
-        words = [n, c, PADDING_MODES.index(self.problem.padding_mode)]
-        for axis, step in zip(self.axes, steps, strict=True):
-            words += (axis.output_size, axis.size, axis.kernel, axis.stride, axis.dilation, axis.pad_before, step)
-        return tuple(words)
+        d, h, w = (
+            WindowAxis(axis.output_size, axis.size, axis.kernel, axis.stride, axis.dilation, axis.pad_before, step)
+            for axis, step in zip(self.axes, steps, strict=True)
+        )
+        return Windows(sample=n, channel=c, mode=PADDING_MODES.index(self.problem.padding_mode), d=d, h=h, w=w)
 
-    def weights(self, strides: tuple[int, ...]) -> Matrix:
+    def weights(self, start: Address, strides: tuple[int, ...]) -> Matrix:
         """Rows are filters, elements channels and taps, of weights or their gradient."""
         g, k, c, *steps = strides
         taps = [(axis.kernel, step) for axis, step in zip(self.axes, steps, strict=True)]
-        return self.matrix(axes((self.filters, k)), axes((self.channels, c), *taps), group=g)
+        return self.matrix(start, axes((self.filters, k)), axes((self.channels, c), *taps), group=g)
 
-    def outputs(self, strides: tuple[int, ...]) -> Matrix:
+    def outputs(self, start: Address, strides: tuple[int, ...]) -> Matrix:
         """Rows are output pixels of all samples, elements filters."""
         n, k, *steps = strides
         places = [(axis.output_size, step) for axis, step in zip(self.axes, steps, strict=True)]
-        return self.matrix(axes((self.problem.batch, n), *places), axes((self.filters, k)), group=self.filters * k)
+        rows = axes((self.problem.batch, n), *places)
+        return self.matrix(start, rows, axes((self.filters, k)), group=self.filters * k)
 
-    def output_planes(self, strides: tuple[int, ...]) -> Matrix:
+    def output_planes(self, start: Address, strides: tuple[int, ...]) -> Matrix:
         """Rows are filters, elements output pixels of one sample."""
         n, k, *steps = strides
         places = [(axis.output_size, step) for axis, step in zip(self.axes, steps, strict=True)]
         group = self.filters * k
-        return self.matrix(axes((self.filters, k)), axes(*places), sample=n, group=group, fold=n)
+        return self.matrix(start, axes((self.filters, k)), axes(*places), sample=n, group=group, fold=n)
 
     def input_planes(self) -> Matrix:
         """Rows are channels, elements the pixels that outputs of a 1x1 kernel read of one sample."""
         n, c, *steps = self.arrays.x
         places = [(axis.output_size, axis.stride * step) for axis, step in zip(self.axes, steps, strict=True)]
         group = self.channels * c
-        return self.matrix(axes((self.channels, c)), axes(*places), sample=n, group=group, fold=n)
+        return self.matrix(X, axes((self.channels, c)), axes(*places), sample=n, group=group, fold=n)
 
 
 def turned(matrix: Matrix, views: Views) -> Matrix:
@@ -250,14 +250,14 @@ class MatrixProduct:
         *arrays: object,
     ) -> None:
         """Run a job; `weight` is the other operand, whatever it is, and `arrays` are kept alive."""
-        from stridekit.backends.cpu.products.loop_nest import multiply
+        from stridekit.backends.cpu.products.loop_nest import inner_product, outer_product
         from stridekit.backends.cpu.runtime.thread_pool import run
 
         workspace[:WORD_BYTES] = 0
-        at = (array.ctypes.data for array in (workspace, x, out, weight))
-        bases = np.array((0, *at, 0 if bias is None else bias.ctypes.data), np.int64)
+        begin = bases(workspace, x, out, weight, bias)
         arrays = workspace, x, weight, bias, out, job, *arrays
-        run(multiply(problem.dtype, self.outer), job.rows.at(bases), job.workers, *arrays)
+        multiply = outer_product if self.outer else inner_product
+        run(multiply(problem.dtype), job.rows.at(begin), job.workers, *arrays)
 
 
 class _Job(NamedTuple):
@@ -286,26 +286,23 @@ def prepare(
 ) -> _Job:
     """Prepare a problem, given the strides of its arrays, and of a bias if there is one."""
     b, layout = _layout(algorithm, problem, device)
-    product = algorithm.product(problem, Arrays(x, weight, out, bias or 0))
-    activation, slope = -1, 0.0
-    if problem.activation is not None and problem.direction == "forward":
-        activation, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
-    parameter = np.array(slope, np.float64 if problem.dtype == "float64" else np.float32)
-    numbers: list[Number] = [
-        (layout.offsets["counter"], WORKSPACE),
-        (layout.offsets["scratch"], WORKSPACE),
-        (align(b.scratch), NOTHING),
-        (activation, NOTHING),
-        (int(parameter.ctypes.data), NOTHING),
-        (0, NOTHING if bias is None else _BIAS),
-        *((step, NOTHING) for step in product.bias),
-        *((int(word), NOTHING) for word in b),
-    ]
-    for matrix, base in ((product.a, product.a_base), (product.b, product.b_base), (product.result, OUT)):
-        words = (*matrix[:3], *matrix.rows, *matrix.lanes, matrix.laid)
-        numbers += [(0, base), *((word, NOTHING) for word in words)]
-    numbers += [(word, NOTHING) for word in product.windows]
-    return _Job(rows_of(numbers), b.workers, parameter)
+    arrays = Arrays(x, weight, out, bias or 0)
+    product = algorithm.product(problem, arrays)
+    activation, slope = activation_of(problem)
+    job = Multiplication(
+        counter=WORKSPACE + layout.offsets["counter"],
+        scratch=WORKSPACE + layout.offsets["scratch"],
+        scratch_step=align(b.scratch),
+        activation=activation,
+        slope=int(slope.ctypes.data),
+        bias=NO_BIAS if bias is None else product.bias,
+        cut=b,
+        a=product.a,
+        b=product.b,
+        result=product.result,
+        windows=Views(problem, arrays).window_axes(),
+    )
+    return _Job(rows(job), b.workers, slope)
 
 
 class WindowProduct(MatrixProduct):
@@ -324,14 +321,12 @@ class WindowProduct(MatrixProduct):
     def product(self, problem: ConvProblem, arrays: Arrays) -> Product:
         """Return windows times filters."""
         views = Views(problem, arrays)
-        windows, weights, result = views.windows(), views.weights(arrays.weight), views.outputs(arrays.out)
-        group, step = views.filters * arrays.bias, arrays.bias
+        windows, weights = views.windows(), views.weights(WEIGHT, arrays.weight)
+        result, group, step = views.outputs(OUT, arrays.out), views.filters * arrays.bias, arrays.bias
         if self._filters_first(problem):
-            result = turned(result, views)
-            bias = group, step, 0
-            return Product(self.sizes(problem), weights, windows, result, bias, views.window_words(), WEIGHT, X)
-        bias = group, 0, step
-        return Product(self.sizes(problem), windows, weights, result, bias, views.window_words(), X, WEIGHT)
+            bias = Bias(BIAS, group, row=step, column=0)
+            return Product(self.sizes(problem), weights, windows, turned(result, views), bias)
+        return Product(self.sizes(problem), windows, weights, result, Bias(BIAS, group, row=0, column=step))
 
     def units(self, problem: ConvProblem, lanes: int) -> float:
         """Return the modelled time of one group in vectors of products."""
@@ -368,12 +363,9 @@ class TurnedProduct(MatrixProduct):
     def product(self, problem: ConvProblem, arrays: Arrays) -> Product:
         """Return windows times turned filters."""
         views = Views(problem, arrays)
-        weights = turned(views.weights(arrays.weight), views)
-        bias = views.filters * arrays.bias, 0, arrays.bias
-        return Product(
-            self.sizes(problem), views.windows(), weights, views.outputs(arrays.out), bias, views.window_words(), X,
-            WEIGHT,
-        )  # fmt: skip
+        weights, result = turned(views.weights(WEIGHT, arrays.weight), views), views.outputs(OUT, arrays.out)
+        bias = Bias(BIAS, views.filters * arrays.bias, row=0, column=arrays.bias)
+        return Product(self.sizes(problem), views.windows(), weights, result, bias)
 
     def units(self, problem: ConvProblem, lanes: int) -> float:
         """Return the modelled time of one group in vectors of products."""
@@ -412,9 +404,9 @@ class PlaneProduct(MatrixProduct):
     def product(self, problem: ConvProblem, arrays: Arrays) -> Product:
         """Return filters times planes of the input."""
         views = Views(problem, arrays)
-        bias = views.filters * arrays.bias, arrays.bias, 0
-        weights, result = views.weights(arrays.weight), views.output_planes(arrays.out)
-        return Product(self.sizes(problem), weights, views.input_planes(), result, bias, (), WEIGHT, X)
+        bias = Bias(BIAS, views.filters * arrays.bias, row=arrays.bias, column=0)
+        weights, result = views.weights(WEIGHT, arrays.weight), views.output_planes(OUT, arrays.out)
+        return Product(self.sizes(problem), weights, views.input_planes(), result, bias)
 
     def units(self, problem: ConvProblem, lanes: int) -> float:
         """Return the modelled time of one group in vectors of products."""

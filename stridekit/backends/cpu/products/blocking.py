@@ -12,7 +12,7 @@ from typing import NamedTuple
 from stridekit.backends.cpu.forward.blocking import SMALL_FLOPS
 from stridekit.backends.cpu.forward.partition import TASKS_PER_THREAD as _TASKS
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.memory.workspace import align
+from stridekit.memory.workspace import WorkspaceLayout, align
 
 IN_PLACE, GATHERED, WINDOWS = range(3)
 """How a tile gets rows: where they lie end to end, copied from any strides, or as windows with their padding."""
@@ -69,15 +69,17 @@ def end_to_end(counters: Axes, itemsize: int) -> bool:
 
 
 class Matrix(NamedTuple):
-    """Where the elements of an operand or a result lie, in bytes; read by `multiplying` in this order.
+    """Where the elements of an operand or a result lie, in bytes.
 
     Attributes
     ----------
+    start : address of the first
     sample, group, fold : from one sample's, group's or summand's matrix to the next
     rows, lanes : Axes of the rows, and of the elements of a row
     laid : IN_PLACE, GATHERED or WINDOWS
     """
 
+    start: int
     sample: int
     group: int
     fold: int
@@ -188,10 +190,7 @@ def cut(sizes: Sizes, device: CpuDevice, *, outer: bool, itemsize: int, size: in
         "steps": 8 * max(depth_block, row_block),
         "offsets": 8 * max(offsets, sizes.taps),
     }
-    places, scratch = {}, 0
-    for name, nbytes in parts_of.items():
-        places[name] = scratch
-        scratch += align(nbytes)
+    scratch = WorkspaceLayout(tuple(parts_of.items()))
     return Cut(
         samples=sizes.samples,
         groups=sizes.groups,
@@ -210,7 +209,7 @@ def cut(sizes: Sizes, device: CpuDevice, *, outer: bool, itemsize: int, size: in
         size=size,
         taps=sizes.taps,
         pitch=pitch,
-        **places,
-        scratch=scratch,
+        **scratch.offsets,
+        scratch=scratch.nbytes,
         workers=max(1, min(threads, tasks)),
     )

@@ -6,11 +6,11 @@ import numpy as np
 
 from stridekit.backends import NothingToPack, Operands
 from stridekit.backends.cpu.forward.algorithm import grouped_strides
-from stridekit.backends.cpu.forward.launch import WEIGHT, X, strides_of
 from stridekit.backends.cpu.products.algorithm import (
     ADDING_UP,
     INNER,
     LAYING,
+    NO_BIAS,
     OUTER,
     Arrays,
     MatrixProduct,
@@ -25,6 +25,7 @@ from stridekit.backends.cpu.products.algorithm import (
 )
 from stridekit.backends.cpu.products.blocking import INNER_DEPTH, OUTER_DEPTH, OUTER_ROWS, Sizes
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, strides_of
 from stridekit.problems.conv_problem import ConvProblem
 
 _BEGINNING = 6
@@ -59,9 +60,8 @@ class WindowGradient(_WeightProduct):
     def product(self, problem: ConvProblem, arrays: Arrays) -> Product:
         """Return the output's gradient times windows."""
         views = Views(problem, arrays)
-        gradients, windows = turned(views.outputs(arrays.weight), views), views.windows()
-        result, words = views.weights(arrays.out), views.window_words()
-        return Product(self.sizes(problem), gradients, windows, result, (0, 0, 0), words, WEIGHT, X)
+        gradients = turned(views.outputs(WEIGHT, arrays.weight), views)
+        return Product(self.sizes(problem), gradients, views.windows(), views.weights(OUT, arrays.out), NO_BIAS)
 
     def units(self, problem: ConvProblem, lanes: int) -> float:
         """Return the modelled time of one group in vectors of products."""
@@ -90,8 +90,8 @@ class PlaneGradient(_WeightProduct):
     def product(self, problem: ConvProblem, arrays: Arrays) -> Product:
         """Return planes of the output's gradient times planes of the input."""
         views = Views(problem, arrays)
-        gradients, planes = views.output_planes(arrays.weight), views.input_planes()
-        return Product(self.sizes(problem), gradients, planes, views.weights(arrays.out), (0, 0, 0), (), WEIGHT, X)
+        gradients, planes = views.output_planes(WEIGHT, arrays.weight), views.input_planes()
+        return Product(self.sizes(problem), gradients, planes, views.weights(OUT, arrays.out), NO_BIAS)
 
     def units(self, problem: ConvProblem, lanes: int) -> float:
         """Return the modelled time of one group in vectors of products."""

@@ -24,6 +24,7 @@ from numba.core.registry import cpu_target
 from numba.core.runtime import rtsys
 
 from stridekit.backends.cpu.runtime.processor import host
+from stridekit.backends.cpu.runtime.vector_memory import tags
 from stridekit.concurrency import preparing, undisturbed
 from stridekit.memory.disk_cache import cache_dir, read_own, sealed, unsealed, write_renamed
 
@@ -51,6 +52,15 @@ def inlined(function: Callable[..., Any]) -> Any:
 def helper(function: Callable[..., Any]) -> Any:
     """Compile a function that only compiled code calls."""
     return numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
+
+
+def named(compile_as: Callable[..., Any], function: Callable[..., Any], name: str) -> Any:
+    """Compile a function under a name of its own.
+
+    Compiled code is linked by name, across the files of the cache too: two functions of one name would become one.
+    """
+    function.__name__ = function.__qualname__ = name
+    return compile_as(function)
 
 
 class _Loaded(NamedTuple):
@@ -82,6 +92,20 @@ def entry(function: Callable[..., Any], name: str) -> int:
         return _entries[name]
 
     return (_entries.get(name) or undisturbed(made)).address
+
+
+def entries(name: str, nest: Callable[..., Any]) -> Callable[[str], int]:
+    """Return a function of a dtype that returns the address of ``nest(tag, acc, job, worker)``, compiled for it."""
+
+    def address(dtype: str) -> int:
+        tag, acc = tags(dtype)
+
+        def run(job: int, worker: int) -> None:
+            nest(tag, acc, job, worker)
+
+        return entry(run, f"{name}_{dtype}")
+
+    return address
 
 
 def compiled_entries() -> list[str]:

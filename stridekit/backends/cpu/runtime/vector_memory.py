@@ -1,12 +1,10 @@
-"""Memory and vectors, as LLVM IR: what Numba cannot express. Memory is named by int64 addresses throughout.
-
-A *tag* is a scalar whose Numba type stands for a type of element in memory: float32 and float64 for themselves,
-uint16 for float16 and int16 for bfloat16, which Numba does not know. 16-bit elements become float32 when loaded.
-"""
+"""Memory and vectors, as LLVM IR: what Numba cannot express. Memory is named by int64 addresses throughout."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from itertools import count
+from typing import Any, get_type_hints
 
 import numpy as np
 from llvmlite import ir
@@ -14,7 +12,18 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from stridekit.backends.cpu.runtime.processor import host
+from stridekit.backends.cpu.runtime.elements import (
+    VECTOR_BYTES,
+    accumulator_type,
+    element_type,
+    lanes_of,
+    read,
+    rounded,
+    splat,
+    stored_type,
+    widened,
+    write,
+)
 
 TAGS: dict[str, Any] = {
     "float32": np.float32(0),
@@ -30,23 +39,10 @@ def tags(dtype: str) -> tuple[Any, Any]:
     return TAGS[dtype], TAGS["float64" if dtype == "float64" else "float32"]
 
 
-VECTOR_BYTES = host().vector_bytes
-
-FLOAT16, BFLOAT16 = types.uint16, types.int16
 _INT64 = ir.IntType(64)
 _INT32 = ir.IntType(32)
-_INT16 = ir.IntType(16)
 _Builder = Any
 _Value = Any
-
-
-def accumulator_type(tag: Any) -> Any:
-    """Return the Numba type in which elements of `tag` are summed."""
-    return types.float64 if tag == types.float64 else types.float32
-
-
-def _scalar(tag: Any) -> Any:
-    return ir.DoubleType() if tag == types.float64 else ir.FloatType()
 
 
 def _pointer(builder: _Builder, address: _Value, element: Any) -> _Value:
@@ -62,12 +58,7 @@ def load(typingctx: Any, tag: Any, address: Any) -> Any:
     """Read one element of the tag's type at `address`, as its accumulator type; any alignment."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-        if tag not in (FLOAT16, BFLOAT16):
-            return builder.load(_pointer(builder, args[1], _scalar(tag)), align=1)
-        bits = builder.load(_pointer(builder, args[1], _INT16), align=1)
-        if tag == FLOAT16:
-            return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
-        return builder.bitcast(builder.shl(builder.zext(bits, _INT32), ir.Constant(_INT32, 16)), ir.FloatType())
+        return widened(builder, tag, read(builder, stored_type(tag), args[1]), 1)
 
     return accumulator_type(tag)(tag, types.int64), codegen
 
@@ -77,27 +68,10 @@ def store(typingctx: Any, tag: Any, address: Any, value: Any) -> Any:
     """Write `value`, of the accumulator type, as one element of the tag's type; rounded to nearest even."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-        _, where, number = args
-        if tag == FLOAT16:
-            bits = builder.bitcast(builder.fptrunc(number, ir.HalfType()), _INT16)
-        elif tag == BFLOAT16:
-            bits = _bfloat16_bits(builder, number)
-        else:
-            bits = number
-        builder.store(bits, _pointer(builder, where, bits.type), align=1)
+        write(builder, rounded(builder, tag, args[2], 1), args[1])
         return context.get_dummy_value()
 
     return types.void(tag, types.int64, accumulator_type(tag)), codegen
-
-
-def _bfloat16_bits(builder: _Builder, number: _Value) -> _Value:
-    wide = builder.bitcast(number, _INT32)
-    odd = builder.and_(builder.lshr(wide, ir.Constant(_INT32, 16)), ir.Constant(_INT32, 1))
-    rounded = builder.add(wide, builder.add(odd, ir.Constant(_INT32, 0x7FFF)))
-    # A NaN must not be rounded up to infinity: set its quiet bit instead.
-    quiet = builder.or_(wide, ir.Constant(_INT32, 0x400000))
-    chosen = builder.select(builder.fcmp_unordered("uno", number, number), quiet, rounded)
-    return builder.trunc(builder.lshr(chosen, ir.Constant(_INT32, 16)), _INT16)
 
 
 @intrinsic
@@ -131,20 +105,32 @@ def set_int(typingctx: Any, address: Any, index: Any, value: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
-def read_ints(count: int) -> Any:
-    """Return a function of an address that reads `count` int64 there, as a tuple."""
+def reader(kind: type[tuple[Any, ...]]) -> Any:
+    """Return a function of an address that reads the record of `kind` there: far cheaper to pass than fifty fields."""
+
+    def made(context: Any, builder: _Builder, words: Iterator[_Value], record: Any) -> _Value:
+        if not isinstance(record, types.BaseTuple):
+            return builder.load(next(words), align=8)
+        return context.make_tuple(builder, record, [made(context, builder, words, field) for field in record])
 
     def declare(typingctx: Any, address: Any) -> Any:
-        kind = types.UniTuple(types.int64, count)
+        record = _record_type(kind)
 
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
             table = _pointer(builder, args[0], _INT64)
-            values = [builder.load(builder.gep(table, [ir.Constant(_INT64, i)]), align=8) for i in range(count)]
-            return context.make_tuple(builder, kind, values)
+            words = (builder.gep(table, [ir.Constant(_INT64, number)]) for number in count())
+            return made(context, builder, words, record)
 
-        return kind(types.int64), codegen
+        return record(types.int64), codegen
 
     return intrinsic(declare)
+
+
+def _record_type(kind: type[tuple[Any, ...]]) -> Any:
+    fields = get_type_hints(kind).values()
+    return types.BaseTuple.from_types(
+        [_record_type(field) if issubclass(field, tuple) else types.int64 for field in fields], kind
+    )
 
 
 @intrinsic
@@ -180,11 +166,9 @@ def fill_vectors(typingctx: Any, acc: Any, target: Any, count: Any, value: Any) 
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
         _, where, number, scalar = args
-        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
-        vector = ir.VectorType(_scalar(acc), lanes)
-        first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(_INT32, 0))
-        every = shuffle(builder, first, first, [0] * lanes)
-        place = _pointer(builder, where, vector)
+        lanes = lanes_of(acc)
+        every = splat(builder, scalar, lanes)
+        place = _pointer(builder, where, every.type)
         with cgutils.for_range(builder, number, intp=_INT64) as loop:
             builder.store(every, builder.gep(place, [loop.index]), align=1)
         return context.get_dummy_value()
@@ -197,8 +181,8 @@ def zero_products(typingctx: Any, acc: Any, address: Any, step: Any, count: Any)
     """Add up zero times each element of `count` vectors `step` bytes apart: 0, or NaN if one is infinite or NaN."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
-        vector = ir.VectorType(_scalar(acc), lanes)
+        lanes = lanes_of(acc)
+        vector = ir.VectorType(element_type(acc), lanes)
         zeros = ir.Constant(vector, [0.0] * lanes)
         total = cgutils.alloca_once_value(builder, zeros)
         with cgutils.for_range(builder, args[3], intp=_INT64) as loop:
@@ -215,8 +199,8 @@ def square(typingctx: Any, acc: Any) -> Any:
     """Return the address of room on the stack for a square of one vector's length, to be used in this function."""
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
-        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
-        room = cgutils.alloca_once(builder, ir.VectorType(_scalar(acc), lanes), size=lanes)
+        lanes = lanes_of(acc)
+        room = cgutils.alloca_once(builder, ir.VectorType(element_type(acc), lanes), size=lanes)
         return builder.ptrtoint(room, _INT64)
 
     return types.int64(acc), codegen
@@ -234,8 +218,8 @@ def transpose(
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
         _, to, to_step, come, come_step, row_count, column_count = args
-        element = _scalar(acc)
-        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
+        element = element_type(acc)
+        lanes = lanes_of(acc)
         vector = ir.VectorType(element, lanes)
         last = builder.sub(row_count, ir.Constant(_INT64, 1))
         square = []
@@ -264,8 +248,8 @@ def interleave(typingctx: Any, acc: Any, target: Any, pitch: Any, source: Any, s
 
     def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:
         _, to, to_step, come, come_step, row_count = args
-        lanes = VECTOR_BYTES // (8 if acc == types.float64 else 4)
-        vector = ir.VectorType(_scalar(acc), lanes)
+        lanes = lanes_of(acc)
+        vector = ir.VectorType(element_type(acc), lanes)
         loaded = []
         for i in range(4):
             number = ir.Constant(_INT64, i)

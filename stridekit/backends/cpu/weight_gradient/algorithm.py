@@ -8,14 +8,27 @@ from typing import NamedTuple
 import numpy as np
 
 from stridekit.backends import NothingToPack, Operands
-from stridekit.backends.cpu.forward.algorithm import VECTORS_PER_SECOND, no_half, turned_elements
-from stridekit.backends.cpu.forward.launch import strides_of
+from stridekit.backends.cpu.forward.algorithm import VECTORS_PER_SECOND, grouped_strides, no_half, turned_elements
+from stridekit.backends.cpu.forward.jobs import Weight
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.backends.cpu.weight_gradient.blocking import Reduction, reduction
+from stridekit.backends.cpu.runtime.records import (
+    OUT,
+    WEIGHT,
+    WORD_BYTES,
+    WORKSPACE,
+    Rows,
+    Tensor,
+    X,
+    bases,
+    row,
+    rows,
+    strides_of,
+)
+from stridekit.backends.cpu.weight_gradient.blocking import reduction
+from stridekit.backends.cpu.weight_gradient.jobs import Accumulation
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.conv_problem import ConvProblem
 
-_WORD_BYTES = 8
 _BLOCK, _STORING, _LAYING = 3, 30, 6
 """What it takes to read and write a vector of sums for each block, to store it, and to lay a vector of what is read,
 in vectors of products."""
@@ -45,58 +58,56 @@ class RunTile(NothingToPack):
 
     def workspace(self, problem: ConvProblem, device: CpuDevice, *, packed: bool) -> int:
         """Return the bytes of the chains' sums, of task counters and of each thread's scratch."""
-        return _prepare(problem, device).layout.nbytes
+        return _layout(problem, device).nbytes
 
     def run(
         self, problem: ConvProblem, device: CpuDevice, operands: Operands, workspace: np.ndarray, out: np.ndarray
     ) -> None:
         """Compute `problem` into `out`."""
         from stridekit.backends.cpu.runtime.thread_pool import run
-        from stridekit.backends.cpu.weight_gradient.loop_nest import Accumulation, accumulate, add_chains
+        from stridekit.backends.cpu.weight_gradient.loop_nest import accumulate, add_chains
 
-        job = _prepare(problem, device)
-        r, offsets, base = job.reduction, job.layout.offsets, workspace.ctypes.data
         x, grad_output = operands.x, operands.grad_output
-        counters = base + offsets["counters"]
-        workspace[offsets["counters"] :][: 2 * _WORD_BYTES] = 0
-        call = Accumulation(
-            job.address,
-            base + offsets["scratch"],
-            align(r.scratch),
-            base + offsets["partials"],
-            counters,
-            x.ctypes.data,
-            *strides_of(x),
-            grad_output.ctypes.data,
-            *strides_of(grad_output),
-            out.ctypes.data,
-            *strides_of(out),
-        )
-        arrays = workspace, operands, out, job
-        run(accumulate(problem.dtype), np.array(call, np.int64), r.workers, *arrays)
+        strides = strides_of(x), strides_of(grad_output), grouped_strides(problem, out.strides)
+        job, r = _prepare(problem, device, *strides), reduction(problem, device)
+        workspace[job.counters :][: 2 * WORD_BYTES] = 0
+        begin, arrays = bases(workspace, x, out, grad_output), (workspace, operands, out, job)
+        run(accumulate(problem.dtype), job.summing.at(begin), r.workers, *arrays)
         if r.chains > 1:
-            ending = np.array(call._replace(counter=counters + _WORD_BYTES), np.int64)
-            run(add_chains(problem.dtype), ending, min(r.workers, r.finish_tasks), *arrays)
+            run(add_chains(problem.dtype), job.adding.at(begin), min(r.workers, r.finish_tasks), *arrays)
 
 
 class _Job(NamedTuple):
-    """All of a problem that does not change from call to call; `words` lie at `address`."""
+    """All of a call that does not change from one to the next: where the counters lie, and both kernels' jobs."""
 
-    reduction: Reduction
-    layout: WorkspaceLayout
-    words: np.ndarray
-    address: int
+    counters: int
+    summing: Rows
+    adding: Rows
+    kept: np.ndarray
 
 
-@lru_cache(maxsize=4096)
-def _prepare(problem: ConvProblem, device: CpuDevice) -> _Job:
+def _layout(problem: ConvProblem, device: CpuDevice) -> WorkspaceLayout:
     r = reduction(problem, device)
-    layout = WorkspaceLayout(
-        (
-            ("counters", 2 * _WORD_BYTES),
-            ("scratch", r.workers * align(r.scratch)),
-            ("partials", r.partial_bytes),
-        )
+    scratch = r.workers * align(r.scratch)
+    return WorkspaceLayout((("counters", 2 * WORD_BYTES), ("scratch", scratch), ("partials", r.partial_bytes)))
+
+
+@lru_cache(maxsize=1024)
+def _prepare(
+    problem: ConvProblem, device: CpuDevice, x: tuple[int, ...], gradient: tuple[int, ...], out: tuple[int, ...]
+) -> _Job:
+    """Prepare a problem, given the strides of its arrays."""
+    r, offsets = reduction(problem, device), _layout(problem, device).offsets
+    kept = row(r)
+    call = Accumulation(
+        reduction=int(kept.ctypes.data),
+        scratch=WORKSPACE + offsets["scratch"],
+        scratch_step=align(r.scratch),
+        partials=WORKSPACE + offsets["partials"],
+        counter=WORKSPACE + offsets["counters"],
+        x=Tensor(X, *x),
+        gradient=Tensor(WEIGHT, *gradient),
+        out=Weight(OUT, *out),
     )
-    words = np.array(r.words if max(r.words) < 2**63 else (), np.int64)
-    return _Job(r, layout, words, int(words.ctypes.data))
+    adding = call._replace(counter=call.counter + WORD_BYTES)
+    return _Job(offsets["counters"], rows(call), rows(adding), kept)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stridekit.backends.cpu.forward.blocking import SMALL_FLOPS, accumulator_itemsize, evenly
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS, mostly_shared
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.memory.workspace import align
+from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.padding import PADDING_MODES
@@ -100,11 +100,6 @@ class Reduction(NamedTuple):
     workers: int
 
     @property
-    def words(self) -> tuple[int, ...]:
-        """All of it as integers, in order: as `read_reduction` reads it."""
-        return (*self.d, *self.h, *self.w, *(int(field) for field in self[3:]))
-
-    @property
     def partial_bytes(self) -> int:
         """Bytes of the sums of all chains; none are kept where there is one chain."""
         return self.tasks * self.region if self.chains > 1 else 0
@@ -154,10 +149,7 @@ def reduction(problem: ConvProblem, device: CpuDevice) -> Reduction:
         # What a task sums; where chains have their own, what is added up of them at once.
         "sums": region if chains == 1 else SUM_PIXELS * row_bytes,
     }
-    offsets, scratch = {}, 0
-    for name, nbytes in sizes.items():
-        offsets[name] = scratch
-        scratch += align(nbytes)
+    scratch = WorkspaceLayout(tuple(sizes.items()))
     tasks = chains * places
     finish_tasks = places * -(-range_channels * taps // SUM_PIXELS) if chains > 1 else 0
     return Reduction(
@@ -182,8 +174,8 @@ def reduction(problem: ConvProblem, device: CpuDevice) -> Reduction:
         itemsize=itemsize,
         rows=rows,
         region=region,
-        **offsets,
-        scratch=scratch,
+        **scratch.offsets,
+        scratch=scratch.nbytes,
         tasks=tasks,
         finish_tasks=finish_tasks,
         workers=max(1, min(threads, tasks)),

@@ -1,149 +1,69 @@
 """The loop nest of the weight gradient: draw a chain, lay its blocks, run the tile over them; then add chains up.
 
-Any number of threads may run it at once, as the loop nest of `convolving`. All memory is named by address; axes are
+Any number of threads may run it at once, as that of `forward`. All memory is named by address; axes are
 (n, c, d, h, w) of the input, (n, k, d, h, w) of the output's gradient and (k, c, t, r, s) of the result.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, inside, repeat_last
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, finish
-from stridekit.backends.cpu.forward.microkernel import run_tile
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.microkernel import Out, Rows, Run, Weights, by_vectors, run_tile
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
-from stridekit.backends.cpu.runtime.compiler import entry, helper, inlined
+from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined, named
 from stridekit.backends.cpu.runtime.processor import host
-from stridekit.backends.cpu.runtime.vector_memory import load, next_task, read_ints, set_int, store, tags
-from stridekit.backends.cpu.weight_gradient.blocking import Reduction, SummedAxis
-from stridekit.backends.cpu.weight_gradient.pack_operands import gather_windows, lay_gradients, window_length
+from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.vector_memory import load, next_task, reader, set_int, store
+from stridekit.backends.cpu.weight_gradient.blocking import Reduction
+from stridekit.backends.cpu.weight_gradient.jobs import Accumulation
+from stridekit.backends.cpu.weight_gradient.pack_operands import behind, gather_windows, lay_gradients, window_length
 
 LEAST_IN_PLACE = 64
 """Outputs of a row that are worth tiles of their own where what is beside them needs the box."""
 
 
-class Accumulation(NamedTuple):
-    """What a call adds to a `Reduction`: all of it int64, in a row in memory.
-
-    Attributes
-    ----------
-    words : address of the ``words`` of the `Reduction`
-    scratch, scratch_step : address of ``r.scratch`` bytes for each thread, and bytes from one to the next
-    partials : address of the sums of each task, if there are several chains
-    counter : address of the shared task counter
-    x, x_n, x_c, x_d, x_h, x_w : address of element (0, 0, 0, 0, 0) and strides in bytes
-    g, g_n, g_k, g_d, g_h, g_w : the same of the output's gradient
-    out, out_k, out_c, out_d, out_h, out_w : the same of the result
-    """
-
-    words: int
-    scratch: int
-    scratch_step: int
-    partials: int
-    counter: int
-    x: int
-    x_n: int
-    x_c: int
-    x_d: int
-    x_h: int
-    x_w: int
-    g: int
-    g_n: int
-    g_k: int
-    g_d: int
-    g_h: int
-    g_w: int
-    out: int
-    out_k: int
-    out_c: int
-    out_d: int
-    out_h: int
-    out_w: int
+_read_call, _read_reduction = reader(Accumulation), reader(Reduction)
 
 
-_AXIS_WORDS = len(SummedAxis._fields)
-_read_axis, _read_others = read_ints(_AXIS_WORDS), read_ints(len(Reduction._fields) - 3)
-_read_call = read_ints(len(Accumulation._fields))
-
-
-@helper
-def read_reduction(words: int) -> Reduction:
-    """Read the `Reduction` whose ``words`` lie at an address."""
-    d, h, w = _read_axis(words), _read_axis(words + 8 * _AXIS_WORDS), _read_axis(words + 16 * _AXIS_WORDS)
-    return Reduction(SummedAxis(*d), SummedAxis(*h), SummedAxis(*w), *_read_others(words + 24 * _AXIS_WORDS))
-
-
-def _over_pixels(pixels: int, vectors: int) -> Any:
-    """Return the loop of one tile over pixels; what is left may take a tile half as high."""
-    half = (pixels + 1) // 2
-    whole_tile, half_tile = run_tile(pixels, vectors), run_tile(half, vectors)
+def _over_rows(height: int, vectors: int) -> Any:
+    """Return the loop of one tile over rows; what is left may take a tile half as high."""
+    half = (height + 1) // 2
+    whole_tile, half_tile = run_tile(height, vectors), run_tile(half, vectors)
     pitch = vectors * host().vector_bytes
 
-    def run(
-        acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int, step: int,
-        weights: int, weight_row: int, weight_step: int, sums: int,
-    ) -> None:  # fmt: skip
+    def loop(vectors: int, acc: Any, operands: Any) -> None:
+        rows, run, weights, sums = operands
         p = 0
-        while p < count:
-            at, to = table + p * 8, sums + p * pitch
-            if count - p > half:
-                whole_tile(acc, at, start, rows, row_step, length, step, weights, weight_row, weight_step, to)
-                p += pixels
+        while p < rows.number:
+            here, to = Rows(rows.table + p * 8, rows.number - p, rows.start), sums + p * pitch
+            if here.number > half:
+                whole_tile(acc, here, run, weights, to)
+                p += height
             else:
-                half_tile(acc, at, start, rows, row_step, length, step, weights, weight_row, weight_step, to)
+                half_tile(acc, here, run, weights, to)
                 p += half
 
-    run.__name__ = run.__qualname__ = f"run_tile_{pixels}x{vectors}"
-    return helper(run)
+    return named(helper, loop, f"run_tile_{height}x{vectors}")
 
 
-def _by_vectors(loops: list[tuple[int, Any]]) -> Any:
-    """Return the choice among the loops by their number of vectors."""
-    (number, loop), *others = loops
-    if not others:
-
-        def last(
-            vectors: int, acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int,
-            step: int, weights: int, weight_row: int, weight_step: int, sums: int,
-        ) -> None:  # fmt: skip
-            loop(acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)
-
-        last.__name__ = last.__qualname__ = f"run_tiles_from_{number}"
-        return inlined(last)
-    rest = _by_vectors(others)
-
-    def choose(
-        vectors: int, acc: Any, table: int, count: int, start: int, rows: int, row_step: int, length: int,
-        step: int, weights: int, weight_row: int, weight_step: int, sums: int,
-    ) -> None:  # fmt: skip
-        if vectors == number:
-            loop(acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums)
-        else:
-            rest(
-                vectors, acc, table, count, start, rows, row_step, length, step, weights, weight_row, weight_step, sums
-            )  # fmt: skip
-
-    choose.__name__ = choose.__qualname__ = f"run_tiles_from_{number}"
-    return inlined(choose)
-
-
-_run_tiles = _by_vectors([(vectors, _over_pixels(pixels, vectors)) for vectors, pixels in host().tiles.items()])
+_run_tiles = by_vectors("run_tile", [(vectors, _over_rows(rows, vectors)) for vectors, rows in host().tiles.items()])
 
 
 @helper
-def _fill_pixels(table: int, r: Any, count: int, steps: Any) -> int:
-    """Write where the first element of every channel and tap lies, from that of the first; return how many."""
+def _fill_pixels(table: int, r: Any, count: int, x: Any) -> None:
+    """Write where the first element of every channel and tap lies, from that of the first."""
     at = 0
     for c in range(count):
         for t in range(r.d.kernel):
             for h in range(r.h.kernel):
-                address = c * steps[0] + t * r.d.dilation * steps[1] + h * r.h.dilation * steps[2]
+                address = c * x.c + t * r.d.dilation * x.d + h * r.h.dilation * x.h
                 for _ in range(r.w.kernel):
                     set_int(table, at, address)
-                    address += r.w.dilation * steps[3]
+                    address += r.w.dilation * x.w
                     at += 1
     repeat_last(table, at)
-    return at
 
 
 @helper
@@ -163,25 +83,26 @@ def _store_sums(
 ) -> None:
     """Store the sums of `count` channels and taps of a place from `first_pixel` on."""
     group, channel, _, vector, vectors, filters = _place(r, place)
-    positions = r.d.kernel * r.h.kernel * r.w.kernel
+    positions, out = r.d.kernel * r.h.kernel * r.w.kernel, call.out
     for p in range(count):
         pixel = first_pixel + p
         tap = pixel % positions
         t, h, w = tap // (r.h.kernel * r.w.kernel), tap // r.w.kernel % r.h.kernel, tap % r.w.kernel
-        offset = (channel + pixel // positions) * call.out_c + t * call.out_d + h * call.out_h + w * call.out_w
-        set_int(targets, p, call.out + offset)
+        offset = (channel + pixel // positions) * out.c + t * out.d + h * out.h + w * out.w
+        set_int(targets, p, out.start + offset)
     repeat_last(targets, count)
-    plane = (group * r.filters + vector * r.lanes) * call.out_k
-    finish(tag, acc, r, sums, count, vectors, filters, NO_ACTIVATION, 0.0, targets, plane, call.out_k)
+    to = Out(targets, (group * r.filters + vector * r.lanes) * out.k, out.k)
+    finish(tag, acc, r, sums, count, vectors, filters, Activation(NO_ACTIVATION, 0.0), to)
 
 
 @helper
-def _box_steps(r: Any, channels: int, pixels: bool) -> Any:
-    """Return the bytes between channels, slices, rows and columns of the box: pixels of channels, or planes."""
+def _box(r: Any, start: int, channels: int, pixels: bool) -> Tensor:
+    """Return how the box lies, that begins at `start`: pixels of channels, or planes."""
     column = channels * r.itemsize if pixels and channels > 1 else r.itemsize
     row = window_length(r.w, r.w.block) * column
     plane = window_length(r.h, r.h.block) * row
-    return r.itemsize if column > r.itemsize else window_length(r.d, 1) * plane, plane, row, column
+    channel = r.itemsize if column > r.itemsize else window_length(r.d, 1) * plane
+    return Tensor(start, 0, channel, plane, row, column)
 
 
 @helper
@@ -197,12 +118,11 @@ def _in_place(r: Any, d: int, h: int, rows: int, first: int, last: int) -> Any:
 @inlined
 def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Sum chains until none is left; `job` is an `Accumulation`."""
-    call = Accumulation(*_read_call(job))
-    r = read_reduction(call.words)
+    call = _read_call(job)
+    x, g, r = call.x, call.gradient, _read_reduction(call.reduction)
     scratch = call.scratch + worker * call.scratch_step
-    slab, box, targets = scratch + r.slab, scratch + r.box, scratch + r.targets
+    slab, targets = scratch + r.slab, scratch + r.targets
     pixels, box_pixels = scratch + r.pixels, scratch + r.box_pixels
-    x_steps = call.x_c, call.x_d, call.x_h, call.x_w
     places = r.tasks // r.chains
     tables_for = -1
     while True:
@@ -212,12 +132,12 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
         chain, place = task // places, task % places
         group, channel, channels, vector, vectors, filters = _place(r, place)
         row = vectors * r.lanes * r.itemsize
-        box_steps = _box_steps(r, channels, call.x_c == r.itemsize)
+        box = _box(r, scratch + r.box, channels, x.c == r.itemsize)
         count = channels * r.d.kernel * r.h.kernel * r.w.kernel
         if tables_for != channels:
             tables_for = channels
-            _fill_pixels(pixels, r, channels, x_steps)
-            _fill_pixels(box_pixels, r, channels, box_steps)
+            _fill_pixels(pixels, r, channels, x)
+            _fill_pixels(box_pixels, r, channels, box)
         sums = scratch + r.sums if r.chains == 1 else call.partials + task * r.region
         for at in range(sums, sums + (count + MOST_PIXELS) * row, r.itemsize):
             store(acc, at, acc)
@@ -228,13 +148,13 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
             rest //= r.h.blocks
             d0, n = rest % r.d.blocks, rest // r.d.blocks
             rows, length = min(r.h.block, r.h.out - h0), min(r.w.block, r.w.out - w0)
-            gradient = call.g + n * call.g_n + (group * r.filters + vector * r.lanes) * call.g_k
-            gradient += d0 * call.g_d + h0 * call.g_h + w0 * call.g_w
-            weights, weight_row, weight_step = gradient, call.g_h, call.g_w
-            if not r.copies or call.g_k != r.itemsize or filters < vectors * r.lanes:
-                weights, weight_row, weight_step = slab, length * row, row
-                lay_gradients(tag, acc, r, gradient, call.g_h, call.g_w, call.g_k, rows, length, vectors, filters, slab)
-            corner = call.x + n * call.x_n + (group * r.channels + channel) * call.x_c
+            gradient = g.start + n * g.n + (group * r.filters + vector * r.lanes) * g.c
+            gradient += d0 * g.d + h0 * g.h + w0 * g.w
+            weights = Weights(gradient, g.h, g.w)
+            if not r.copies or g.c != r.itemsize or filters < vectors * r.lanes:
+                lay_gradients(tag, acc, r, weights, g.c, rows, length, filters, slab)
+                weights = Weights(slab, length * row, row)
+            sample = behind(x, n * x.n + (group * r.channels + channel) * x.c)
             low, high = _in_place(r, d0, h0, rows, w0, w0 + length)
             for part in range(3):
                 # First what touches no padding, where it lies; then what is left and right of it, in the box.
@@ -242,19 +162,15 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
                 last = high if part == 0 else low if part == 1 else w0 + length
                 if first == last:
                     continue
-                table, steps, start = pixels, x_steps, corner
+                table, read = box_pixels, box
                 if part == 0:
-                    start += (d0 * r.d.stride - r.d.pad) * call.x_d + (h0 * r.h.stride - r.h.pad) * call.x_h
-                    start += (first * r.w.stride - r.w.pad) * call.x_w
+                    before = (d0 * r.d.stride - r.d.pad) * x.d + (h0 * r.h.stride - r.h.pad) * x.h
+                    table, read = pixels, behind(sample, before + (first * r.w.stride - r.w.pad) * x.w)
                 else:
-                    table, steps, start = box_pixels, box_steps, box
-                    gather_windows(
-                        tag, acc, r, corner, x_steps, channels, (d0, h0, first), rows, last - first, box, box_steps
-                    )
-                _run_tiles(
-                    vectors, acc, table, count, start, rows, r.h.stride * steps[2], last - first,
-                    r.w.stride * steps[3], weights + (first - w0) * weight_step, weight_row, weight_step, sums,
-                )  # fmt: skip
+                    gather_windows(tag, acc, r, sample, channels, (d0, h0, first), rows, last - first, box)
+                run = Run(rows, r.h.stride * read.h, last - first, r.w.stride * read.w)
+                part_of = Weights(weights.start + (first - w0) * weights.step, weights.line_step, weights.step)
+                _run_tiles(vectors, acc, (Rows(table, count, read.start), run, part_of, sums))
         if r.chains == 1:
             for first in range(0, count, SUM_PIXELS):
                 number = min(SUM_PIXELS, count - first)
@@ -264,8 +180,8 @@ def _accumulate(tag: Any, acc: Any, job: int, worker: int) -> None:
 @inlined
 def _add_chains(tag: Any, acc: Any, job: int, worker: int) -> None:
     """Add the chains of every place up, in order, and store their sums; `job` is an `Accumulation`."""
-    call = Accumulation(*_read_call(job))
-    r = read_reduction(call.words)
+    call = _read_call(job)
+    r = _read_reduction(call.reduction)
     scratch = call.scratch + worker * call.scratch_step
     places = r.tasks // r.chains
     parts = r.finish_tasks // places
@@ -289,21 +205,7 @@ def _add_chains(tag: Any, acc: Any, job: int, worker: int) -> None:
         _store_sums(tag, acc, r, call, place, first, count, sums, scratch + r.targets)
 
 
-def accumulate(dtype: str) -> int:
-    """Return the address of the compiled loop nest for arrays of `dtype`; a job is an `Accumulation`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _accumulate(tag, acc, job, worker)
-
-    return entry(run, f"accumulate_{dtype}")
-
-
-def add_chains(dtype: str) -> int:
-    """Return the address of the compiled sum of chains; a job is an `Accumulation`."""
-    tag, acc = tags(dtype)
-
-    def run(job: int, worker: int) -> None:
-        _add_chains(tag, acc, job, worker)
-
-    return entry(run, f"add_chains_{dtype}")
+accumulate = entries("accumulate", _accumulate)
+"""Return the address of the compiled loop nest for arrays of a dtype; a job is an `Accumulation`."""
+add_chains = entries("add_chains", _add_chains)
+"""Return the address of the compiled sum of chains; a job is an `Accumulation`."""
