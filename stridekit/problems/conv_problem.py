@@ -9,7 +9,8 @@ from dataclasses import dataclass, fields
 from stridekit.arguments import as_flag, as_int, one_of
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
-from stridekit.memory.arrays import DTYPES, MEMORY_ORDERS, itemsize
+from stridekit.memory.arrays import MEMORY_ORDERS, itemsize
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.activations import Activation, ActivationArgument, parse_activation
 from stridekit.problems.geometry import ConvGeometry, conv_geometry
 from stridekit.problems.padding import Padding

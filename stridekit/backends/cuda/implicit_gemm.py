@@ -29,6 +29,7 @@ from stridekit.backends.cuda.tiles import (
     reduction,
 )
 from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -176,11 +177,11 @@ class ImplicitGemm(_ImplicitGemm):
 
     def refuses(self, problem: ConvProblem) -> str:
         """Return ``""`` for what tensor cores multiply within the bound."""
-        if problem.dtype in ("float16", "bfloat16"):
-            return ""
-        if problem.dtype == "float32":
-            return "" if problem.precision == "tf32" else "tensor cores round float32; precision='tf32' allows it"
-        return f"tensor cores do not multiply {problem.dtype} by mma.sync in this version"
+        if problem.dtype not in PRODUCTS:
+            return f"tensor cores do not multiply {problem.dtype} by mma.sync in this version"
+        if DTYPES[problem.dtype].sums_itself and problem.precision != "tf32":
+            return f"tensor cores round {problem.dtype}; precision='tf32' allows it"
+        return ""
 
     def tiles(self, problem: ConvProblem) -> tuple[Tile, ...]:
         """Return the tiles of warps."""
@@ -188,7 +189,7 @@ class ImplicitGemm(_ImplicitGemm):
 
     def rate(self, problem: ConvProblem, device: CudaDevice) -> float:
         """Return the tensor cores' peak."""
-        return device.multiply_adds_per_s("tf32" if problem.dtype == "float32" else "tensor16")
+        return device.multiply_adds_per_s("tf32" if DTYPES[problem.dtype].sums_itself else "tensor16")
 
     def kernel(self, problem: ConvProblem, tile: Tile, loader: str) -> Kernel:
         """Return the specialisation for a tile and a way to read."""
@@ -202,9 +203,9 @@ class ImplicitGemmFma(_ImplicitGemm):
 
     def refuses(self, problem: ConvProblem) -> str:
         """Return ``""`` for the types that are summed in themselves."""
-        if problem.dtype not in ("float32", "float64"):
+        if not DTYPES[problem.dtype].sums_itself:
             return f"{problem.dtype} is multiplied on tensor cores"
-        if problem.precision == "tf32" and problem.dtype == "float32":
+        if problem.precision == "tf32" and problem.dtype in PRODUCTS:
             return "tf32 is allowed, and tensor cores are faster"
         return ""
 
@@ -264,9 +265,8 @@ def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> Worksp
         pixels = problem.batch * int(np.prod([axis.size for axis in problem.geometry.axes], dtype=object))
         regions.append(("channels_last", pixels * problem.groups * inner.channel_pitch * problem.itemsize))
     if inner.splits > 1:
-        accumulator = 8 if problem.dtype == "float64" else 4
         sums = problem.batch * problem.output_pixels * problem.out_channels
-        regions.append(("partials", inner.splits * sums * accumulator))
+        regions.append(("partials", inner.splits * sums * DTYPES[problem.dtype].accumulator.nbytes))
     return WorkspaceLayout(tuple(regions))
 
 

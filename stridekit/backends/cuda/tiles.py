@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stridekit.backends.cuda.device import CudaDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 
 ROW_BYTES, CHUNK_BYTES = 64, 16
@@ -130,7 +131,7 @@ def choose_tile(
     (Tile or None, float, tuple of str)
         The tile, its time in seconds, and why others were excluded.
     """
-    accumulator = 8 if problem.dtype == "float64" else 4
+    accumulator = DTYPES[problem.dtype].accumulator.nbytes
     excluded, timed = [], []
     for tile in tiles:
         shared = tile.shared_bytes(accumulator)

@@ -17,6 +17,7 @@ import numpy as np
 from stridekit.backends.cpu.forward.blocking import SMALL_FLOPS, Blocking
 from stridekit.backends.cpu.forward.partition import TASK_VECTORS
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.activations import ACTIVATIONS
 from stridekit.problems.conv_problem import ConvProblem
@@ -249,7 +250,7 @@ def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:
     number, slope = -1, 0.0
     if problem.activation is not None:
         number, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
-    return number, np.array(slope, np.float64 if problem.dtype == "float64" else np.float32)
+    return number, np.array(slope, DTYPES[problem.dtype].accumulator.numpy)
 
 
 def rows_of(pairs: list[Number]) -> Rows:

@@ -10,6 +10,7 @@ from stridekit.backends.cpu.pool.blocking import Piece, cut, pieces, sizes, thre
 from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.backends.reference import pool as reference_pool
 from stridekit.backends.reference.conv import ReferenceDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.pool_problem import PoolProblem
 
 _TASKS_PER_THREAD = 4
@@ -41,7 +42,7 @@ def pool(
     x, y = (source, target) if problem.direction == "forward" else (target, source)
     places = [_placed(array, lane_axis) for array in (x, y, indices)]
     # Too few planes, and too many to find fault with each of them: all of it at once.
-    width = device.lanes(8 if problem.dtype == "float64" else 4)
+    width = device.lanes(DTYPES[problem.dtype].accumulator.nbytes)
     for piece in pieces(problem, planes if merged and not inside else width, width):
         lanes = (piece.bands, planes, False) if piece.bands > 1 else (planes, outer, inside)
         most_lanes, blocks, cost = cut(problem, device, piece, *lanes)

@@ -45,6 +45,7 @@ from stridekit.backends.cpu.products.blocking import (
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.backends.gradients.input_gradient import InputGradient
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.activations import ACTIVATIONS
 from stridekit.problems.conv_problem import ConvProblem
@@ -290,7 +291,7 @@ def prepare(
     activation, slope = -1, 0.0
     if problem.activation is not None and problem.direction == "forward":
         activation, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
-    parameter = np.array(slope, np.float64 if problem.dtype == "float64" else np.float32)
+    parameter = np.array(slope, DTYPES[problem.dtype].accumulator.numpy)
     numbers: list[Number] = [
         (layout.offsets["counter"], WORKSPACE),
         (layout.offsets["scratch"], WORKSPACE),
