@@ -18,10 +18,10 @@ PACKAGE = Path(stridekit.__file__).parent
 def test_a_record_agrees_with_the_type(dtype: Dtype) -> None:
     one = np.ones((), dtype.numpy)
     assert (dtype.numpy.name, dtype.numpy.itemsize) == (dtype.name, dtype.nbytes)
-    assert (one + np.array(dtype.epsilon).astype(dtype.numpy) > one) and (
-        one + np.array(dtype.epsilon / 2).astype(dtype.numpy) == one
-    )
-    assert dtype.accumulator.sums_itself and dtype.accumulator.nbytes >= 4
+    assert one + np.array(dtype.epsilon).astype(dtype.numpy) > one
+    assert one + np.array(dtype.epsilon / 2).astype(dtype.numpy) == one
+    assert dtype.accumulator.sums_itself
+    assert dtype.accumulator.nbytes >= 4
     assert np.dtype(dtype.stand_in).itemsize == dtype.nbytes
 
 

@@ -8,11 +8,9 @@ from typing import ClassVar
 
 from stridekit.errors import ShapeError
 from stridekit.networks.operations.base import Operation, Shape, check_channels
+from stridekit.problems.activations import ACTIVATIONS
 
-FUNCTIONS = (
-    *("relu", "relu6", "clipped_relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"),
-    *("hard_swish", "hard_sigmoid"),
-)
+FUNCTIONS = tuple(ACTIVATIONS)
 
 
 class _SameShape(Operation):

@@ -19,7 +19,7 @@ from stridekit.backends.cpu.forward.partition import TASK_VECTORS
 from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
-from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.activations import FUSED
 from stridekit.problems.conv_problem import ConvProblem
 
 Cut = Callable[[ConvProblem, CpuDevice], Blocking]
@@ -249,7 +249,7 @@ def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:
     """Return an activation's number in `finishing`, and its parameter in the type of the sums."""
     number, slope = -1, 0.0
     if problem.activation is not None:
-        number, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
+        number, slope = FUSED.index(problem.activation.name), problem.activation.slope
     return number, np.array(slope, DTYPES[problem.dtype].accumulator.numpy)
 
 

@@ -47,7 +47,7 @@ from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.backends.gradients.input_gradient import InputGradient
 from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
-from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.activations import FUSED
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.padding import PADDING_MODES
@@ -290,7 +290,7 @@ def prepare(
     product = algorithm.product(problem, Arrays(x, weight, out, bias or 0))
     activation, slope = -1, 0.0
     if problem.activation is not None and problem.direction == "forward":
-        activation, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
+        activation, slope = FUSED.index(problem.activation.name), problem.activation.slope
     parameter = np.array(slope, DTYPES[problem.dtype].accumulator.numpy)
     numbers: list[Number] = [
         (layout.offsets["counter"], WORKSPACE),
