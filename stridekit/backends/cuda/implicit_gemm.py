@@ -22,11 +22,11 @@ from stridekit.backends.cuda.tiles import (
     FLOAT32_TILES,
     FLOAT64_TILES,
     TENSOR_TILES,
-    Reduction,
+    InnerAxis,
     Tile,
     choose_tile,
     chunk_elements,
-    reduction,
+    inner_axis,
 )
 from stridekit.memory.arrays import Array, address
 from stridekit.memory.dtypes import DTYPES
@@ -61,7 +61,7 @@ class _ImplicitGemm:
         refused = self.refuses(problem)
         if refused:
             return refused
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         narrow = (
             *(axis.padded_size + axis.kernel_extent for axis in problem.geometry.axes),
             *(axis.stride * axis.output_size for axis in problem.geometry.axes),
@@ -90,7 +90,7 @@ class _ImplicitGemm:
 
     def detail(self, problem: ConvProblem, device: CudaDevice) -> str:
         """Say which tile, how many splits, and how the input is read."""
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         splits = f", {inner.splits} splits" if inner.splits > 1 else ""
         read = "copied to channels last" if _copies(problem, device) else "read in place"
         return f"tile {self._tile(problem, device).name}{splits}, input {read}"
@@ -101,11 +101,11 @@ class _ImplicitGemm:
 
     def packed_bytes(self, problem: ConvProblem, device: CudaDevice) -> int:
         """Return the bytes of the weights as [groups][K][depth]."""
-        return problem.out_channels * reduction(problem, device).depth * problem.itemsize
+        return problem.out_channels * inner_axis(problem, device).depth * problem.itemsize
 
     def pack(self, problem: ConvProblem, device: CudaDevice, weight: Array, packed: Array) -> None:
         """Write the weights in the order of the reduction."""
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         pack_weights(problem, device, weight, packed, inner.channel_pitch, inner.depth)
 
     def workspace(self, problem: ConvProblem, device: CudaDevice, *, packed: bool) -> int:
@@ -135,7 +135,7 @@ class _ImplicitGemm:
         self, problem: ConvProblem, device: CudaDevice, tile: Tile, operands: Operands, parts: dict[str, Array],
         out: Array,
     ) -> None:  # fmt: skip
-        inner, x = reduction(problem, device), operands.input
+        inner, x = inner_axis(problem, device), operands.input
         filled = fresh(_prepared(problem, device))
         p = filled[0]
         p["packed"] = address(operands.packed_weight)
@@ -257,7 +257,7 @@ def _copies(problem: ConvProblem, device: CudaDevice) -> bool:
 
 @lru_cache(maxsize=4096)
 def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> WorkspaceLayout:
-    inner = reduction(problem, device)
+    inner = inner_axis(problem, device)
     regions = []
     if not packed:
         regions.append(("packed", problem.out_channels * inner.depth * problem.itemsize))
@@ -274,7 +274,7 @@ def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> Worksp
 def _prepared(problem: ConvProblem, device: CudaDevice) -> np.ndarray:
     filled = parameters_of(problem)
     p: Any = filled[0]
-    inner: Reduction = reduction(problem, device)
+    inner: InnerAxis = inner_axis(problem, device)
     p["M"] = problem.batch * problem.output_pixels
     p["depth"], p["channel_pitch"] = inner.depth, inner.channel_pitch
     p["splits"], p["blocks_per_split"] = inner.splits, inner.blocks_per_split
