@@ -13,8 +13,8 @@ import numpy as np
 
 import stridekit as sk
 from bench.comparing import assert_same_numbers
-from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.memory.arrays import numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ def _gradients(of: Several, rng: np.random.Generator, backend: str) -> list[np.n
 def beside_forward(*only: str) -> Iterator[Several]:
     """Yield cases for each family of kernels beside the convolution's; of `only` these algorithms, if given."""
     for algorithm, results in (("gradients", _gradients), ("pool", _pooled)):
-        for dtype in ELEMENTS:
+        for dtype in DTYPES:
             for layout in ("NCHW", "NHWC"):
                 if not only or algorithm in only:
                     yield Several(f"{algorithm}, {layout}", dtype, layout, algorithm, results)

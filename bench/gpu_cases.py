@@ -22,10 +22,10 @@ from bench.comparing import assert_same_numbers
 from stridekit.backends import memory_of, unavailable
 from stridekit.backends.cuda import implicit_gemm
 from stridekit.backends.cuda.catalog import TILES
-from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.gemm_kernels import LOADERS
 from stridekit.backends.cuda.tiles import Tile
 from stridekit.memory.arrays import Array, layout_view, numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.spaces import uploaded
 from stridekit.planning.plan import Plan
 
@@ -80,7 +80,7 @@ AnyCase = SmallCase | Several
 
 def small_cases(*, every_tile: bool = False) -> Iterator[AnyCase]:
     """Yield a case or more for each of `catalog.families`, with one tile of each family or all of them."""
-    for dtype in ELEMENTS:
+    for dtype in DTYPES:
         for filters, last in ((7, False), (3, True)):
             yield SmallCase(f"direct, {filters} filters", dtype, "direct", (2, 5, 9, 8), (filters, 5, 3, 3), (2, 1), 1,
                             channels_last=last)  # fmt: skip

@@ -2,8 +2,8 @@
 #pragma once
 #include "device.cuh"
 
-// Positions in stridekit.problems.activations.ACTIVATIONS.
-enum Activation { NO_ACTIVATION = -1, RELU, RELU6, SILU, GELU, LEAKY_RELU };
+// Positions in stridekit.problems.activations.FUSED.
+enum Activation { NO_ACTIVATION = -1, RELU, RELU6, LEAKY_RELU, SILU, GELU };
 
 DEVICE float exponential(float value) { return expf(value); }
 DEVICE double exponential(double value) { return exp(value); }
@@ -26,7 +26,6 @@ DEVICE Accumulator activate(Accumulator value, int activation, double slope) {
     if (activation == NO_ACTIVATION) return value;
     if (activation == RELU) return value < zero ? zero : value;
     if (activation == RELU6) return value < zero ? zero : value > Accumulator(6) ? Accumulator(6) : value;
-    if (activation == SILU) return value / (Accumulator(1) + exponential(-value));
-    if (activation == GELU) return gelu(value);
-    return value < zero ? value * static_cast<Accumulator>(slope) : value;
+    if (activation == LEAKY_RELU) return value < zero ? value * static_cast<Accumulator>(slope) : value;
+    return activation == SILU ? value / (Accumulator(1) + exponential(-value)) : gelu(value);
 }

@@ -45,7 +45,7 @@ struct ConvParameters {
     i64 N, groups, C, K;  // C and K of one group
     i64 size[3], output[3], kernel[3], stride[3], dilation[3], padding[3];
     i64 padding_mode;  // position in stridekit.problems.padding.PADDING_MODES
-    i64 activation;    // position in stridekit.problems.activations.ACTIVATIONS, or -1
+    i64 activation;    // position in stridekit.problems.activations.FUSED, or -1
     double slope;
     i64 threads;        // of direct.cu
     i64 M;              // output pixels of all samples

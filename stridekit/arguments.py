@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +75,7 @@ def as_real(value: Any) -> float:
         return math.nan
 
 
-def one_of(name: str, value: object, choices: Sequence[str], *, error: type[StridekitError] = ShapeError) -> str:
+def one_of(name: str, value: object, choices: Collection[str], *, error: type[StridekitError] = ShapeError) -> str:
     """Read a name out of `choices`."""
     if not isinstance(value, str) or value not in choices:
         raise error(f"{name} is {shown(value)}; wanted one of {', '.join(choices)}")

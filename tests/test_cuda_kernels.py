@@ -17,7 +17,7 @@ from stridekit.backends.cuda.catalog import STRUCTS, TILES, all_kernels, familie
 from stridekit.backends.cuda.implicit_gemm import LOADERS
 from stridekit.backends.cuda.parameters import DIVISOR, divisor
 from stridekit.backends.cuda.sources import Kernel, kernels_dir
-from stridekit.backends.cuda.tiles import TENSOR_TILES, Tile, reduction
+from stridekit.backends.cuda.tiles import TENSOR_TILES, Tile, inner_axis
 from stridekit.planning.plan import Plan
 from tests.emulator import use_emulator
 from tests.emulator.building import build, why_not
@@ -143,7 +143,7 @@ def test_splits_are_those_of_one_sample_and_are_added_in_order(dtype: str, emula
     arrays = of.arrays()
     product = "HalfProduct" if dtype == "float16" else ""
     plan = gemm_plan(of, product)
-    assert reduction(plan.problem, plan.device).splits > 1
+    assert inner_axis(plan.problem, plan.device).splits > 1
     y = plan.execute(*arrays)
     assert any("sum_partials" in entry for entry in emulator.launched)
     assert_correct(y, of, *arrays)

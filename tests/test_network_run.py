@@ -11,7 +11,8 @@ from conftest import EMULATED
 
 import stridekit as sk
 from stridekit.backends import load_backend
-from stridekit.memory.arrays import DTYPES, numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.spaces import HostMemory
 from stridekit.networks import Network
 from stridekit.networks.execution import Optimizer

@@ -15,7 +15,8 @@ from conftest import EMULATED
 
 import stridekit as sk
 from stridekit.backends import load_backend, profile_called
-from stridekit.memory.arrays import DTYPES, numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 from stridekit.networks import Network
 from stridekit.networks.execution import Program
 from stridekit.networks.execution import arena as arena_module

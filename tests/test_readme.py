@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from bench.readme import ROOT, with_tables
+from stridekit.problems.activations import ACTIVATIONS
 
 
 def test_the_tables_are_what_the_recorded_results_say() -> None:
@@ -17,6 +18,11 @@ def test_every_file_it_names_is_there() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
     assert links
     assert [link for link in links if not (ROOT / link).is_file()] == []
+
+
+def test_it_names_the_activations_that_networks_have() -> None:
+    text = " ".join((ROOT / "README.md").read_text().split())
+    assert f"the activations {', '.join(f'`{name}`' for name in ACTIVATIONS)}." in text
 
 
 def test_the_quick_start_is_two_commands_of_one_line() -> None:

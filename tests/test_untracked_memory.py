@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import stridekit as sk
-from stridekit.memory.arrays import DTYPES, numpy_dtype
+from stridekit.memory.arrays import numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 
 BESIDE = 5 * 2**17
 """Bytes; one sample of each input below takes twice as many in float64, so that none is overlooked."""

@@ -13,7 +13,8 @@ from stridekit.compare.comparison import ALTERNATIVES
 from stridekit.compare.filters import FilterBank, filter_bank
 from stridekit.compare.measuring import Stride
 from stridekit.errors import BackendUnavailableError, DtypeError, ImageError, ShapeError
-from stridekit.memory.arrays import DTYPES, Array, dtype_name, library_of, numpy_dtype, plain
+from stridekit.memory.arrays import Array, dtype_name, library_of, numpy_dtype, plain
+from stridekit.memory.dtypes import DTYPES
 
 _COLOURS = (1, 3, 4)
 """Channels of grey, of colours, and of colours with transparency."""

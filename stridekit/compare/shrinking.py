@@ -17,13 +17,13 @@ from stridekit.compare.poolings import Memory, Pooling, memory_of
 from stridekit.concurrency import cached_property
 from stridekit.drawing.units import format_stride
 from stridekit.memory.arrays import Array
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.spaces import uploaded
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
 
 Arrays: TypeAlias = dict[str, Array]
 
-_EPS = {"float16": 2.0**-10, "bfloat16": 2.0**-7, "float32": 2.0**-23, "float64": 2.0**-52}
 _GRADIENT_SCALE = 2.0**-6
 """Small, so that no 16-bit weight gradient overflows, which sums over all positions."""
 
@@ -214,7 +214,7 @@ class _Sampling:
     def __init__(self, baseline: StrideRun, shares: dict[Stride, float], energy: float) -> None:
         self._baseline, self._shares, self._energy = baseline, shares, energy
         self._scale = _largest(baseline.response)
-        self._rounding = 4 * _EPS[baseline.plan.problem.dtype]
+        self._rounding = 4 * DTYPES[baseline.plan.problem.dtype].epsilon
 
     def measure(self, run: ShrinkRun, report: Progress) -> tuple[float, float]:
         """Return the aliased energy and the energy kept."""

@@ -8,13 +8,12 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from stridekit.arguments import shown
-from stridekit.concurrency import loaded
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
+from stridekit.memory.dtypes import DTYPES
 
 Array: TypeAlias = Any
 """A NumPy or a CuPy array. CuPy is never imported to find out."""
 
-DTYPES = ("float16", "bfloat16", "float32", "float64")
 MEMORY_ORDERS = ("channels_first", "channels_last")
 LAYOUTS = {1: ("NCW", "NWC"), 2: ("NCHW", "NHWC"), 3: ("NCDHW", "NDHWC")}
 
@@ -91,8 +90,8 @@ def dtype_name(name: str, array_or_dtype: Any) -> str:
         # numpy.float32, the class, has an attribute `dtype` that is none.
         of_array = not isinstance(array_or_dtype, type) and isinstance(getattr(array_or_dtype, "dtype", None), np.dtype)
         dtype = array_or_dtype.dtype if of_array else array_or_dtype
-        if isinstance(dtype, str) and dtype == "bfloat16":
-            return "bfloat16"
+        if isinstance(dtype, str) and dtype in DTYPES:
+            return str(dtype)
         if dtype is None:
             raise TypeError
         dtype = np.dtype(dtype)
@@ -114,18 +113,12 @@ def _supported_name(dtype: np.dtype[Any]) -> str:
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
     """Return the NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
-    return _bfloat16() if name == "bfloat16" else np.dtype(name)
-
-
-@cache
-def _bfloat16() -> np.dtype[Any]:
-    bfloat16: np.dtype[Any] = np.dtype(loaded("ml_dtypes").bfloat16)
-    return bfloat16
+    return DTYPES[name].numpy
 
 
 def itemsize(name: str) -> int:
     """Bytes of one element, of an index too."""
-    return {"float16": 2, "bfloat16": 2, "float32": 4, "float64": 8, "int64": 8}[name]
+    return DTYPES[name].nbytes if name in DTYPES else np.dtype(name).itemsize
 
 
 def channels_last_layout(layout: str | None, rank: int) -> bool:

@@ -9,8 +9,9 @@ from dataclasses import dataclass, fields
 from stridekit.arguments import as_flag, as_int, one_of
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
-from stridekit.memory.arrays import DTYPES, MEMORY_ORDERS, itemsize
-from stridekit.problems.activations import Activation, ActivationArgument, parse_activation
+from stridekit.memory.arrays import MEMORY_ORDERS, itemsize
+from stridekit.memory.dtypes import DTYPES
+from stridekit.problems.activations import ActivationArgument, FusedActivation, parse_activation
 from stridekit.problems.geometry import ConvGeometry, conv_geometry
 from stridekit.problems.operands import Operand
 from stridekit.problems.padding import Padding
@@ -44,7 +45,7 @@ class ConvProblem(Remembering):
         Of the input, or of the output's gradient where the input's is computed; a result over pixels has the same.
     bias : bool
         Whether a bias is added to the result: to an input's gradient too, as a transposed convolution wants.
-    activation : Activation or None
+    activation : FusedActivation or None
         What the result goes through last.
     cut_from : int or None
         Output pixels of a sample of the problem that this is a tile of: what fixes the order of a reduction, so that
@@ -62,7 +63,7 @@ class ConvProblem(Remembering):
     precision: str
     memory_order: str
     bias: bool
-    activation: Activation | None
+    activation: FusedActivation | None
     cut_from: int | None = None
 
     @cached_property

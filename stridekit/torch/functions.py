@@ -10,11 +10,12 @@ from torch import Tensor
 
 from stridekit.arguments import as_int, one_of, per_axis
 from stridekit.errors import BackendUnavailableError, DtypeError, LayoutError, ShapeError
+from stridekit.memory import dtypes
 from stridekit.ops.ranks import of_rank
 from stridekit.problems.padding import PADDING_MODES, Padding, resolve_padding
 from stridekit.torch import operators
 
-DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DTYPES = tuple(getattr(torch, name) for name in dtypes.DTYPES)
 _DEVICES = ("cpu", "cuda", "meta")
 
 

@@ -8,15 +8,16 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from stridekit.memory.arrays import Array, numpy_dtype
+from stridekit.memory.arrays import Array
+from stridekit.memory.dtypes import DTYPES
 
 
 def array_of(tensor: Tensor) -> Array:
     """View a CPU tensor as a NumPy array, a CUDA tensor as a CuPy array; nothing is copied."""
     tensor = tensor.detach().resolve_neg()
     # Neither numpy() nor DLPack carries bfloat16 everywhere: its bits go as integers.
-    narrow = tensor.dtype is torch.bfloat16
-    if narrow:
+    dtype = DTYPES[str(tensor.dtype).removeprefix("torch.")]
+    if not dtype.in_numpy:
         tensor = tensor.view(torch.int16)
     if tensor.device.type == "cpu":
         array = tensor.numpy()
@@ -24,7 +25,7 @@ def array_of(tensor: Tensor) -> Array:
         import cupy
 
         array = cupy.from_dlpack(tensor)
-    return array.view(numpy_dtype("bfloat16")) if narrow else array
+    return array if dtype.in_numpy else array.view(dtype.numpy)
 
 
 @contextmanager

@@ -5,14 +5,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 
-from stridekit.backends.cuda.direct import ELEMENTS, FILTERS, direct_kernel
+from stridekit.backends.cuda.direct import FILTERS, direct_kernel
 from stridekit.backends.cuda.folding import FILL_PARAMETERS, FOLD_PARAMETERS, FOLDED, fill_kernel, fold_kernel
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
-from stridekit.backends.cuda.moving import COPY_PARAMETERS, PACK_PARAMETERS, moving_kernel
+from stridekit.backends.cuda.moving import COPY_PARAMETERS, PACK_PARAMETERS, STORAGE, moving_kernel
 from stridekit.backends.cuda.parameters import PARAMETERS, WALK
 from stridekit.backends.cuda.pooling import POOL_PARAMETERS, pool_kernel
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile
+from stridekit.memory.dtypes import DTYPES
 
 ARCHITECTURES = ("80", "86", "89", "90a", "100", "120")
 """What every kernel must build for: compute capabilities 8.0 to 12.0, 9.0 with the features that only it has."""
@@ -39,7 +40,7 @@ STRUCTS = {
 
 def families() -> Iterator[tuple[Kernel, ...]]:
     """Yield the kernels in groups that differ only by tile, or by a constant of as little consequence."""
-    for dtype in ELEMENTS:
+    for dtype in DTYPES:
         flags = itertools.product((max(FILTERS), min(FILTERS)), (False, True), (True, False))
         yield tuple(direct_kernel(dtype, filters, by_filters, narrow) for filters, by_filters, narrow in flags)
         yield (sum_kernel(dtype),)
@@ -51,7 +52,7 @@ def families() -> Iterator[tuple[Kernel, ...]]:
         for loader in LOADERS:
             yield tuple(gemm_kernel(dtype, product, tile, loader) for tile in tiles)
     yield tuple(itertools.starmap(fold_kernel, FOLDED))
-    for name, itemsize in itertools.product(("pack_weights", "to_channels_last"), (2, 4, 8)):
+    for name, itemsize in itertools.product(("pack_weights", "to_channels_last"), STORAGE):
         yield (moving_kernel(name, itemsize),)
 
 

@@ -16,10 +16,9 @@ from stridekit.backends.cuda.parameters import fresh, parameters_of, set_divisor
 from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 
-ELEMENTS = {"float16": "Float16", "bfloat16": "BFloat16", "float32": "Float32", "float64": "Float64"}
-"""The types of kernels/elements.cuh."""
 _THREADS = 128
 FILTERS = (1, 4)
 """Filters that one thread may compute."""
@@ -43,8 +42,7 @@ class Direct:
     def cost(self, problem: ConvProblem, device: CudaDevice) -> float:
         """Return the modelled seconds: multiply-adds at a tenth of the peak, or the bytes that must move."""
         problem = at_typical_batch(problem)
-        kind = "float64" if problem.dtype == "float64" else "float32"
-        computing = problem.flops / 2 / (device.multiply_adds_per_s(kind) * _EFFICIENCY)
+        computing = problem.flops / 2 / (device.multiply_adds_per_s(DTYPES[problem.dtype].sums) * _EFFICIENCY)
         return max(computing, problem.moved_bytes / device.memory_bytes_per_s) + LAUNCH_SECONDS
 
     def detail(self, problem: ConvProblem, device: CudaDevice) -> str:
@@ -89,7 +87,7 @@ def direct_kernel(dtype: str, filters: int, neighbours_are_filters: bool, narrow
     """Return the specialisation; `narrow` says that 32 bits hold every index."""
     name = f"conv_forward_direct_{dtype}_f{filters}_{'filters' if neighbours_are_filters else 'pixels'}"
     defines = (
-        ("ELEMENT", ELEMENTS[dtype]),
+        ("ELEMENT", DTYPES[dtype].cuda_element),
         ("INDEX", "int" if narrow else "i64"),
         ("UNSIGNED_INDEX", "u32" if narrow else "u64"),
         ("FILTERS", str(filters)),

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 
 from stridekit.backends.cuda.device import CudaDevice
-from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import STEPS, WALK, fresh, parameters_of, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
-from stridekit.memory.arrays import DTYPES, Array, address
+from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.padding import PADDING_MODES
 
@@ -33,7 +33,7 @@ FOLD_PARAMETERS: np.dtype[Any] = np.dtype(
     align=True,
 )
 """The twins of `FillParameters` in kernels/fill.cu and of `FoldParameters` in kernels/fold_padding.cu."""
-_WIDER = {"float16": "float32", "bfloat16": "float32"}
+_WIDER = {dtype.name: dtype.sums for dtype in DTYPES.values() if not dtype.sums_itself}
 FOLDED = (*((dtype, dtype) for dtype in DTYPES), *_WIDER.items(), *((wide, dtype) for dtype, wide in _WIDER.items()))
 """The types (from, to) that kernels/fold_padding.cu is asked for."""
 
@@ -68,14 +68,14 @@ class DeviceMoves:
 @lru_cache(maxsize=16)
 def fold_kernel(source: str, target: str) -> Kernel:
     """Return the kernel that adds `source` elements up into `target` elements."""
-    defines = (("SOURCE", ELEMENTS[source]), ("ELEMENT", ELEMENTS[target]))
+    defines = (("SOURCE", DTYPES[source].cuda_element), ("ELEMENT", DTYPES[target].cuda_element))
     return Kernel("fold_padding.cu", f"fold_padding_{source}_to_{target}", defines, _THREADS)
 
 
 @lru_cache(maxsize=8)
 def fill_kernel(dtype: str) -> Kernel:
     """Return the kernel that writes one value to all pixels of a channel."""
-    return Kernel("fill.cu", f"fill_{dtype}", (("ELEMENT", ELEMENTS[dtype]),), _THREADS)
+    return Kernel("fill.cu", f"fill_{dtype}", (("ELEMENT", DTYPES[dtype].cuda_element),), _THREADS)
 
 
 def _writing(target: Array, kind: np.dtype[Any]) -> np.ndarray:

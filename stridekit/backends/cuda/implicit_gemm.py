@@ -22,13 +22,14 @@ from stridekit.backends.cuda.tiles import (
     FLOAT32_TILES,
     FLOAT64_TILES,
     TENSOR_TILES,
-    Reduction,
+    InnerAxis,
     Tile,
     choose_tile,
     chunk_elements,
-    reduction,
+    inner_axis,
 )
 from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -60,7 +61,7 @@ class _ImplicitGemm:
         refused = self.refuses(problem)
         if refused:
             return refused
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         narrow = (
             *(axis.padded_size + axis.kernel_extent for axis in problem.geometry.axes),
             *(axis.stride * axis.output_size for axis in problem.geometry.axes),
@@ -89,7 +90,7 @@ class _ImplicitGemm:
 
     def detail(self, problem: ConvProblem, device: CudaDevice) -> str:
         """Say which tile, how many splits, and how the input is read."""
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         splits = f", {inner.splits} splits" if inner.splits > 1 else ""
         read = "copied to channels last" if _copies(problem, device) else "read in place"
         return f"tile {self._tile(problem, device).name}{splits}, input {read}"
@@ -100,11 +101,11 @@ class _ImplicitGemm:
 
     def packed_bytes(self, problem: ConvProblem, device: CudaDevice) -> int:
         """Return the bytes of the weights as [groups][K][depth]."""
-        return problem.out_channels * reduction(problem, device).depth * problem.itemsize
+        return problem.out_channels * inner_axis(problem, device).depth * problem.itemsize
 
     def pack(self, problem: ConvProblem, device: CudaDevice, weight: Array, packed: Array) -> None:
         """Write the weights in the order of the reduction."""
-        inner = reduction(problem, device)
+        inner = inner_axis(problem, device)
         pack_weights(problem, device, weight, packed, inner.channel_pitch, inner.depth)
 
     def workspace(self, problem: ConvProblem, device: CudaDevice, *, packed: bool) -> int:
@@ -134,7 +135,7 @@ class _ImplicitGemm:
         self, problem: ConvProblem, device: CudaDevice, tile: Tile, operands: Operands, parts: dict[str, Array],
         out: Array,
     ) -> None:  # fmt: skip
-        inner, x = reduction(problem, device), operands.x
+        inner, x = inner_axis(problem, device), operands.x
         filled = fresh(_prepared(problem, device))
         p = filled[0]
         p["packed"] = address(operands.packed_weight)
@@ -176,11 +177,11 @@ class ImplicitGemm(_ImplicitGemm):
 
     def refuses(self, problem: ConvProblem) -> str:
         """Return ``""`` for what tensor cores multiply within the bound."""
-        if problem.dtype in ("float16", "bfloat16"):
-            return ""
-        if problem.dtype == "float32":
-            return "" if problem.precision == "tf32" else "tensor cores round float32; precision='tf32' allows it"
-        return f"tensor cores do not multiply {problem.dtype} by mma.sync in this version"
+        if problem.dtype not in PRODUCTS:
+            return f"tensor cores do not multiply {problem.dtype} by mma.sync in this version"
+        if DTYPES[problem.dtype].sums_itself and problem.precision != "tf32":
+            return f"tensor cores round {problem.dtype}; precision='tf32' allows it"
+        return ""
 
     def tiles(self, problem: ConvProblem) -> tuple[Tile, ...]:
         """Return the tiles of warps."""
@@ -188,7 +189,7 @@ class ImplicitGemm(_ImplicitGemm):
 
     def rate(self, problem: ConvProblem, device: CudaDevice) -> float:
         """Return the tensor cores' peak."""
-        return device.multiply_adds_per_s("tf32" if problem.dtype == "float32" else "tensor16")
+        return device.multiply_adds_per_s("tf32" if DTYPES[problem.dtype].sums_itself else "tensor16")
 
     def kernel(self, problem: ConvProblem, tile: Tile, loader: str) -> Kernel:
         """Return the specialisation for a tile and a way to read."""
@@ -202,9 +203,9 @@ class ImplicitGemmFma(_ImplicitGemm):
 
     def refuses(self, problem: ConvProblem) -> str:
         """Return ``""`` for the types that are summed in themselves."""
-        if problem.dtype not in ("float32", "float64"):
+        if not DTYPES[problem.dtype].sums_itself:
             return f"{problem.dtype} is multiplied on tensor cores"
-        if problem.precision == "tf32" and problem.dtype == "float32":
+        if problem.precision == "tf32" and problem.dtype in PRODUCTS:
             return "tf32 is allowed, and tensor cores are faster"
         return ""
 
@@ -256,7 +257,7 @@ def _copies(problem: ConvProblem, device: CudaDevice) -> bool:
 
 @lru_cache(maxsize=4096)
 def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> WorkspaceLayout:
-    inner = reduction(problem, device)
+    inner = inner_axis(problem, device)
     regions = []
     if not packed:
         regions.append(("packed", problem.out_channels * inner.depth * problem.itemsize))
@@ -264,9 +265,8 @@ def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> Worksp
         pixels = problem.batch * int(np.prod([axis.size for axis in problem.geometry.axes], dtype=object))
         regions.append(("channels_last", pixels * problem.groups * inner.channel_pitch * problem.itemsize))
     if inner.splits > 1:
-        accumulator = 8 if problem.dtype == "float64" else 4
         sums = problem.batch * problem.output_pixels * problem.out_channels
-        regions.append(("partials", inner.splits * sums * accumulator))
+        regions.append(("partials", inner.splits * sums * DTYPES[problem.dtype].accumulator.nbytes))
     return WorkspaceLayout(tuple(regions))
 
 
@@ -274,7 +274,7 @@ def _layout(problem: ConvProblem, device: CudaDevice, *, packed: bool) -> Worksp
 def _prepared(problem: ConvProblem, device: CudaDevice) -> np.ndarray:
     filled = parameters_of(problem)
     p: Any = filled[0]
-    inner: Reduction = reduction(problem, device)
+    inner: InnerAxis = inner_axis(problem, device)
     p["M"] = problem.batch * problem.output_pixels
     p["depth"], p["channel_pitch"] = inner.depth, inner.channel_pitch
     p["splits"], p["blocks_per_split"] = inner.splits, inner.blocks_per_split

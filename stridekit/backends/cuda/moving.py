@@ -14,6 +14,7 @@ from stridekit.backends.cuda.runtime import LARGEST_GRID
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.errors import ShapeError
 from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 
 _THREADS = 256
@@ -40,13 +41,14 @@ COPY_PARAMETERS: np.dtype[Any] = np.dtype(
     align=True,
 )
 """The twins of `PackParameters` in kernels/pack_weights.cu and of `CopyParameters` in kernels/to_channels_last.cu."""
-_STORAGE = {2: "u16", 4: "u32", 8: "u64"}
+STORAGE = {dtype.nbytes: f"u{8 * dtype.nbytes}" for dtype in DTYPES.values()}
+"""The integers that elements are moved as, by the bytes of one."""
 
 
 @lru_cache(maxsize=64)
 def moving_kernel(name: str, itemsize: int) -> Kernel:
     """Return a kernel that moves elements of so many bytes: pack_weights or to_channels_last."""
-    storage = _STORAGE[itemsize]
+    storage = STORAGE[itemsize]
     shared = TILE_SIDE * (TILE_SIDE + 1) * itemsize if name == "to_channels_last" else 0
     return Kernel(f"{name}.cu", f"{name}_{storage}", (("STORAGE", storage),), _THREADS, shared)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stridekit.memory.arrays import address
-from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.activations import FUSED
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.padding import PADDING_MODES
 
@@ -81,7 +81,7 @@ def parameters_of(problem: ConvProblem) -> np.ndarray:
     p["padding_mode"] = PADDING_MODES.index(problem.padding_mode)
     p["activation"] = -1
     if problem.activation is not None:
-        p["activation"], p["slope"] = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
+        p["activation"], p["slope"] = FUSED.index(problem.activation.name), problem.activation.slope
     return filled
 
 

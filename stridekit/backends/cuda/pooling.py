@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from stridekit.backends.cuda.device import CudaDevice
-from stridekit.backends.cuda.direct import ELEMENTS
 from stridekit.backends.cuda.launching import launch
 from stridekit.backends.cuda.parameters import DIVISOR, STEPS, WALK, divisor, steps_of, three, walk_of
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.memory.arrays import Array, address
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.pool_problem import PoolProblem
 
 _THREADS = 128
@@ -50,7 +50,7 @@ def pool_kernel(operation: str, direction: str, dtype: str, channels_inside: boo
     """Return the specialisation; `narrow` says that 32 bits hold every coordinate and thread."""
     name = f"{operation}_pool_{direction}_{dtype}_{'channels' if channels_inside else 'pixels'}"
     defines = (
-        ("ELEMENT", ELEMENTS[dtype]),
+        ("ELEMENT", DTYPES[dtype].cuda_element),
         ("INDEX", "int" if narrow else "i64"),
         ("UNSIGNED_INDEX", "u32" if narrow else "u64"),
         ("LARGEST", str(int(operation == "max"))),

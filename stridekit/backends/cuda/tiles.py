@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from stridekit.backends.cuda.device import CudaDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 
 ROW_BYTES, CHUNK_BYTES = 64, 16
@@ -80,7 +81,7 @@ FLOAT64_TILES = (
 
 
 @dataclass(frozen=True)
-class Reduction:
+class InnerAxis:
     """The implicit matrix's inner axis, in elements and in blocks of 64 bytes.
 
     Attributes
@@ -104,8 +105,8 @@ def chunk_elements(problem: ConvProblem) -> int:
 
 
 @lru_cache(maxsize=4096)
-def reduction(problem: ConvProblem, device: CudaDevice) -> Reduction:
-    """Lay out the reduction of one sample and split it so that small images fill the device."""
+def inner_axis(problem: ConvProblem, device: CudaDevice) -> InnerAxis:
+    """Lay out the sums of one sample and split them so that small images fill the device."""
     chunk, row = chunk_elements(problem), ROW_BYTES // problem.itemsize
     channels = problem.group_in_channels
     pitch = channels if channels < chunk else -(-channels // chunk) * chunk
@@ -116,7 +117,7 @@ def reduction(problem: ConvProblem, device: CudaDevice) -> Reduction:
     wanted = device.multiprocessors // (4 * tiles * problem.groups)
     splits = max(1, min(MOST_SPLITS, wanted, blocks // _FEWEST_BLOCKS_OF_SPLIT))
     per_split = -(-blocks // splits)
-    return Reduction(pitch, blocks * row, -(-blocks // per_split), per_split)
+    return InnerAxis(pitch, blocks * row, -(-blocks // per_split), per_split)
 
 
 @lru_cache(maxsize=4096)
@@ -130,7 +131,7 @@ def choose_tile(
     (Tile or None, float, tuple of str)
         The tile, its time in seconds, and why others were excluded.
     """
-    accumulator = 8 if problem.dtype == "float64" else 4
+    accumulator = DTYPES[problem.dtype].accumulator.nbytes
     excluded, timed = [], []
     for tile in tiles:
         shared = tile.shared_bytes(accumulator)
@@ -146,7 +147,7 @@ def choose_tile(
 
 def _seconds(problem: ConvProblem, device: CudaDevice, tile: Tile, shared: int, multiply_adds_per_s: float) -> float:
     """Model: waves of blocks, each as long as its multiply-adds take where `resident` blocks share a multiprocessor."""
-    inner = reduction(problem, device)
+    inner = inner_axis(problem, device)
     pixels = max(1, problem.batch) * problem.output_pixels
     blocks = -(-pixels // tile.m) * -(-problem.group_out_channels // tile.n) * problem.groups * inner.splits
     resident = max(1, min(tile.resident, device.shared_bytes_of_multiprocessor // (shared + 1024)))

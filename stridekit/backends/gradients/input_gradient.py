@@ -16,7 +16,8 @@ from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
 
 from stridekit.backends import Algorithm, Operands
-from stridekit.memory.arrays import Array, itemsize, numpy_dtype, over_pixels
+from stridekit.memory.arrays import Array, numpy_dtype, over_pixels
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry, ConvGeometry
@@ -79,8 +80,7 @@ def padded_problem(problem: ConvProblem) -> ConvProblem:
         replace(axis, size=axis.padded_size, pad_before=0, pad_after=0) if axis.pad_before or axis.pad_after else axis
         for axis in problem.geometry.axes
     )
-    wide = "float32" if itemsize(problem.dtype) < 4 else problem.dtype
-    return replace(problem, geometry=ConvGeometry(axes), padding_mode="zeros", dtype=wide)
+    return replace(problem, geometry=ConvGeometry(axes), padding_mode="zeros", dtype=DTYPES[problem.dtype].sums)
 
 
 @lru_cache(maxsize=4096)

@@ -9,11 +9,9 @@ import numpy as np
 
 from stridekit.errors import ShapeError
 from stridekit.networks.operations.base import Operation, Resolved, Shape, check_channels
+from stridekit.problems.activations import ACTIVATIONS
 
-FUNCTIONS = (
-    *("relu", "relu6", "clipped_relu", "leaky_relu", "silu", "gelu", "sigmoid", "tanh"),
-    *("hard_swish", "hard_sigmoid"),
-)
+FUNCTIONS = tuple(ACTIVATIONS)
 
 
 @dataclass(frozen=True)

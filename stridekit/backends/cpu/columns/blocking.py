@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from stridekit.backends.cpu.forward.blocking import accumulator_itemsize
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry, ConvGeometry
 
@@ -140,7 +141,7 @@ def product_problem(problem: ConvProblem, sizes: Sizes) -> ConvProblem:
         in_channels=problem.out_channels,
         out_channels=problem.in_channels * problem.taps,
         geometry=ConvGeometry(tuple(replace(_UNUSED, size=size) for size in axes)),
-        dtype="float64" if problem.dtype == "float64" else "float32",
+        dtype=DTYPES[problem.dtype].sums,
         memory_order="channels_last",
         bias=False,
         activation=None,

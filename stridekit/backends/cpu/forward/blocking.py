@@ -19,6 +19,7 @@ from stridekit.backends.cpu.forward.partition import (
     shared_out,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
@@ -120,7 +121,7 @@ class Blocking(NamedTuple):
 
 def accumulator_itemsize(problem: ConvProblem) -> int:
     """Bytes of a sum: 16-bit and 32-bit inputs are summed in float32."""
-    return 8 if problem.dtype == "float64" else 4
+    return DTYPES[problem.dtype].accumulator.nbytes
 
 
 @lru_cache(maxsize=4096)
@@ -246,7 +247,7 @@ def _cut(
         lanewise=lanewise,
         subgroups=subgroups,
         group_filters=problem.group_out_channels,
-        copies=problem.dtype in ("float32", "float64"),
+        copies=DTYPES[problem.dtype].sums_itself,
         skips=_skips(problem, channels),
         padding_mode=PADDING_MODES.index(problem.padding_mode),
         itemsize=itemsize,

@@ -7,12 +7,10 @@ from typing import Any, NamedTuple
 
 from stridekit.backends.cpu.runtime.compiler import helper
 from stridekit.backends.cpu.runtime.vector_memory import copy_vectors, get_int, load, store, transpose
-from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.activations import FUSED
 
 NO_ACTIVATION = -1
-RELU, RELU6, SILU, GELU, LEAKY_RELU = (
-    ACTIVATIONS.index(name) for name in ("relu", "relu6", "silu", "gelu", "leaky_relu")
-)
+RELU, RELU6, LEAKY_RELU, SILU, GELU = range(len(FUSED))
 _SQRT_HALF = math.sqrt(0.5)
 
 

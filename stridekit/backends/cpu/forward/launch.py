@@ -27,8 +27,9 @@ from stridekit.backends.cpu.runtime.records import (
     row,
     rows,
 )
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
-from stridekit.problems.activations import ACTIVATIONS
+from stridekit.problems.activations import FUSED
 from stridekit.problems.conv_problem import ConvProblem
 
 Cut = Callable[[ConvProblem, CpuDevice], Blocking]
@@ -206,8 +207,8 @@ def activation_of(problem: ConvProblem) -> tuple[int, np.ndarray]:
     """Return an activation's number in `epilogue`, and its parameter in the type of the sums."""
     number, slope = -1, 0.0
     if problem.activation is not None:
-        number, slope = ACTIVATIONS.index(problem.activation.name), problem.activation.slope
-    return number, np.array(slope, np.float64 if problem.dtype == "float64" else np.float32)
+        number, slope = FUSED.index(problem.activation.name), problem.activation.slope
+    return number, np.array(slope, DTYPES[problem.dtype].accumulator.numpy)
 
 
 def execute(

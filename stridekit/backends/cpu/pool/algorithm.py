@@ -25,6 +25,7 @@ from stridekit.backends.cpu.runtime.records import (
 )
 from stridekit.backends.reference.conv import ReferenceDevice
 from stridekit.backends.reference.pool import pool as reference_pool
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.pool_problem import PoolProblem
 
 _TASKS_PER_THREAD = 4
@@ -79,7 +80,7 @@ def _jobs(problem: PoolProblem, device: CpuDevice, x: _Strides, y: _Strides, ind
     lane_axis = 0 if channels == 1 else 1
     inside = planes > 1 and all(strides[lane_axis] == itemsize for strides, itemsize in arrays)
     # Too few planes, and too many to find fault with each of them: all of it at once.
-    width = device.lanes(8 if problem.dtype == "float64" else 4)
+    width = device.lanes(DTYPES[problem.dtype].accumulator.nbytes)
     jobs: list[_Job] = []
     for piece in pieces(problem, planes if merged and not inside else width, width):
         lanes = (piece.bands, planes, False) if piece.bands > 1 else (planes, outer, inside)

@@ -9,6 +9,7 @@ from itertools import product
 from typing import NamedTuple
 
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.pool_problem import PoolProblem
 
@@ -77,7 +78,7 @@ def cut(
 
     Of those that fit, the blocks whose windows share most are taken. It changes no bit of the result.
     """
-    width = device.lanes(8 if problem.dtype == "float64" else 4)
+    width = device.lanes(DTYPES[problem.dtype].accumulator.nbytes)
     best: tuple[int, tuple[int, ...], int] | None = None
     least = math.inf
     whole = sizes(problem, piece)

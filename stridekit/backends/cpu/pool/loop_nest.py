@@ -43,6 +43,7 @@ from stridekit.backends.cpu.runtime.vector_memory import (
     store,
     tags,
 )
+from stridekit.memory.dtypes import DTYPES
 
 SPARE = VECTOR_BYTES // 4
 """Vectors that are written and read beyond those: the rest of a square."""
@@ -416,7 +417,7 @@ def _lane_of(x: Any, n: int, lane: int) -> Tensor:
 def pooling(dtype: str) -> int:
     """Return the address of the compiled poolings of `dtype`; a job is a `Pooled`."""
     tag, acc = tags(dtype)
-    itemsize, wide = acc.itemsize, dtype in ("float32", "float64")
+    itemsize, wide = acc.itemsize, DTYPES[dtype].sums_itself
     width = VECTOR_BYTES // itemsize
 
     def run(job: int, worker: int) -> None:

@@ -24,19 +24,15 @@ from stridekit.backends.cpu.runtime.elements import (
     widened,
     write,
 )
+from stridekit.memory.dtypes import DTYPES
 
-TAGS: dict[str, Any] = {
-    "float32": np.float32(0),
-    "float64": np.float64(0),
-    "float16": np.uint16(0),
-    "bfloat16": np.int16(0),
-}
+TAGS: dict[str, Any] = {dtype.name: np.dtype(dtype.stand_in).type(0) for dtype in DTYPES.values()}
 """The tag of each dtype."""
 
 
 def tags(dtype: str) -> tuple[Any, Any]:
     """Return the tag of a dtype's elements and that of their sums."""
-    return TAGS[dtype], TAGS["float64" if dtype == "float64" else "float32"]
+    return TAGS[dtype], TAGS[DTYPES[dtype].sums]
 
 
 _INT64 = ir.IntType(64)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from stridekit.backends.cpu.forward.blocking import SMALL_FLOPS, accumulator_itemsize, evenly
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS, mostly_shared
 from stridekit.backends.cpu.runtime.processor import CpuDevice
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout, align
 from stridekit.problems.conv_problem import ConvProblem
 from stridekit.problems.geometry import AxisGeometry
@@ -169,7 +170,7 @@ def reduction(problem: ConvProblem, device: CpuDevice) -> Reduction:
         summed=summed,
         chains=chains,
         chain_blocks=chain_blocks,
-        copies=problem.dtype in ("float32", "float64"),
+        copies=DTYPES[problem.dtype].sums_itself,
         padding_mode=PADDING_MODES.index(problem.padding_mode),
         itemsize=itemsize,
         rows=rows,

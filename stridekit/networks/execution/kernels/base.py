@@ -16,7 +16,8 @@ from typing import Any, ClassVar, TypeAlias
 import numpy as np
 
 from stridekit.concurrency import cached_property
-from stridekit.memory.arrays import Array, numpy_dtype
+from stridekit.memory.arrays import Array
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.workspace import WorkspaceLayout
 from stridekit.networks.operations import Operation, Resolved, Shape
 
@@ -49,12 +50,12 @@ class Context:
     @cached_property
     def element(self) -> np.dtype[Any]:
         """The type of activations and parameters."""
-        return numpy_dtype(self.dtype)
+        return DTYPES[self.dtype].numpy
 
     @property
     def accumulator(self) -> np.dtype[Any]:
         """The type in which sums and statistics are kept: float64, or float32 for all others."""
-        return np.dtype(np.float64 if self.dtype == "float64" else np.float32)
+        return DTYPES[self.dtype].accumulator.numpy
 
     @property
     def block(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from stridekit.concurrency import cached_property
@@ -16,10 +17,10 @@ from stridekit.networks.execution.kernels.base import (
     carve,
     carved_bytes,
 )
-from stridekit.networks.execution.kernels.functions import FUNCTIONS, Function
 from stridekit.networks.operations import Activation, Add, Resolved
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
+from stridekit.problems.activations import ACTIVATIONS, ActivationFunction
 from stridekit.problems.conv_problem import conv_problem
 
 _INVERSE_SQRT_TAU = 1 / math.sqrt(2 * math.pi)
@@ -33,12 +34,12 @@ class ActivationKernel(PointwiseKernel):
     @property
     def saves_inputs(self) -> bool:  # type: ignore[override]
         """Whether the derivative is one of what came in."""
-        return not self._function.of_output
+        return not self._function.of_result
 
     @property
     def saves_output(self) -> bool:  # type: ignore[override]
         """Whether the derivative is one of the results."""
-        return self._function.of_output
+        return self._function.of_result
 
     @property
     def forward_workspace(self) -> int:
@@ -51,20 +52,18 @@ class ActivationKernel(PointwiseKernel):
         return self.block_bytes(3)
 
     @cached_property
-    def _function(self) -> Function:
-        function = FUNCTIONS[self.operation.function]
+    def _function(self) -> ActivationFunction:
+        function = ACTIVATIONS[self.operation.function]
         # Of a rising function the results have the signs of what came in.
         rises = self.operation.function == "leaky_relu" and self.operation.slope > 0
-        return function._replace(of_output=True) if rises else function
+        return replace(function, of_result=True) if rises else function
 
     @cached_property
     def _number(self) -> float:
         """The function's slope or limit; the limit as results have it, who are compared with it."""
         operation = self.operation
-        if operation.function == "leaky_relu":
-            return float(operation.slope)
-        limit = 6.0 if operation.function == "relu6" else operation.limit
-        return float(self.context.element.type(limit))
+        limited = self._function.parameter == "limit"
+        return float(self.context.element.type(operation.limit) if limited else operation.slope)
 
     def forward(self, pass_: Forward) -> None:
         """Apply the function."""
@@ -77,10 +76,12 @@ class ActivationKernel(PointwiseKernel):
         """Multiply by the derivative."""
         if pass_.grad_inputs[0] is None:
             return
-        kept = pass_.output if self._function.of_output else pass_.inputs[0]
+        derivative = self._function.derivative
+        assert derivative is not None
+        kept = pass_.output if self._function.of_result else pass_.inputs[0]
         for k, g, gx, v, t, u in self.blocks(pass_.workspace, 3, kept, pass_.grad_output, pass_.grad_inputs[0]):
             v[...] = k
-            self._function.derivative(self.xp, v, t, u, self._number)
+            derivative(self.xp, v, t, u, self._number)
             self.xp.multiply(g, v, out=v)
             gx[...] = v
 

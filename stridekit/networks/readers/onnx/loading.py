@@ -11,13 +11,13 @@ import numpy as np
 from stridekit.arguments import as_int, as_path, is_int, items_of, printable, shown
 from stridekit.errors import NetworkError, StridekitError
 from stridekit.extras import extra
+from stridekit.memory.dtypes import DTYPES
 from stridekit.memory.files import open_regular
 from stridekit.memory.limits import DEEPEST_BLOCKS, MADE_BYTES, MADE_SHARE, MOST_LAYERS, MOST_MODEL_BYTES, check_memory
 
 if TYPE_CHECKING:
     from stridekit.networks.layers import InputSize
 
-_DTYPES = ("float16", "bfloat16", "float32", "float64")
 _CHECKABLE = 2**31 - 2**20
 """Bytes: a larger model cannot be serialised, which checking one in memory does."""
 
@@ -141,8 +141,8 @@ def _check_here(tensor: Any) -> None:
 
 def weight_of(array: np.ndarray, name: str) -> np.ndarray:
     """Return a weight's array if a network takes its dtype."""
-    if array.dtype.name not in _DTYPES:
-        raise NetworkError(f"{name} is {array.dtype.name}; wanted one of {', '.join(_DTYPES)}")
+    if array.dtype.name not in DTYPES:
+        raise NetworkError(f"{name} is {array.dtype.name}; wanted one of {', '.join(DTYPES)}")
     return array
 
 

@@ -77,7 +77,7 @@ def _follow(proto: Any, number: int, opset: int, tracer: Tracer, values: dict[st
         operator = proto.op_type if proto.domain in _DOMAINS else f"{proto.domain}.{proto.op_type}"
         # The place names the operator already, and an unknown one is worth a sentence.
         raise NetworkError(
-            f"{place.text.split(' (')[0]}: operator {operator} is not known; known are {', '.join(OPERATORS)}"
+            f"{place.text.split(' (')[0]}: operator {operator} is not known; known are {', '.join(sorted(OPERATORS))}"
         )
     node = Node(proto, [_input(name, values) for name in proto.input], opset, tracer)
     try:

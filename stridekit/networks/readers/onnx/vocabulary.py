@@ -14,6 +14,7 @@ from stridekit.networks.readers.onnx.windows import weights
 from stridekit.networks.readers.tracing import Constant, Tensor, Value, elementwise, normalising, shaping
 from stridekit.networks.readers.tracing.values import constant, decimal, features, number
 from stridekit.networks.readers.tracing.windows import global_pool
+from stridekit.problems.activations import ACTIVATIONS
 
 Handler = Callable[[Node], Value]
 
@@ -229,6 +230,7 @@ def _same(node: Node) -> Tensor | Value:
 
 
 OPERATORS: dict[str, Handler] = {
+    **{function.onnx: _function(name) for name, function in ACTIVATIONS.items() if function.onnx},
     "Add": _add,
     "AveragePool": windows.average_pool,
     "BatchNormalization": _batch_norm,
@@ -249,7 +251,6 @@ OPERATORS: dict[str, Handler] = {
     "GlobalAveragePool": lambda node: global_pool(node.tracer, node.input(0), largest=False),
     "GlobalMaxPool": lambda node: global_pool(node.tracer, node.input(0), largest=True),
     "HardSigmoid": _hard_sigmoid,
-    "HardSwish": _function("hard_swish"),
     "Identity": _same,
     "LayerNormalization": _layer_norm,
     "LeakyRelu": _leaky_relu,
@@ -261,11 +262,9 @@ OPERATORS: dict[str, Handler] = {
     "Reciprocal": _step("reciprocal"),
     "ReduceMax": _reduce(largest=True),
     "ReduceMean": _reduce(largest=False),
-    "Relu": _function("relu"),
     "Reshape": _reshape,
     "Resize": windows.resize,
     "Shape": constants.shape,
-    "Sigmoid": _function("sigmoid"),
     "Slice": _slice,
     "Softmax": _softmax,
     "Softplus": _step("softplus"),
@@ -274,7 +273,6 @@ OPERATORS: dict[str, Handler] = {
     "Sub": _with_number(np.subtract),
     "Sum": _sum,
     "Swish": lambda node: _swish(node),
-    "Tanh": _function("tanh"),
     "Transpose": _transpose,
     "Upsample": windows.resize,
 }

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from stridekit.errors import NetworkError
-from stridekit.memory.arrays import numpy_dtype
+from stridekit.memory.dtypes import DTYPES
 from stridekit.networks.readers.tracing import Constant, Place, Tensor, Tracer, Value
 from stridekit.networks.readers.tracing.values import Padded, Unfinished
 
@@ -118,10 +118,11 @@ def array_of(tensor: Any) -> np.ndarray:
     """Return a copy of a tensor, from whichever device."""
     try:
         own = tensor.detach().resolve_neg().resolve_conj().cpu().contiguous()
-        if str(own.dtype) == "torch.bfloat16":
+        dtype = DTYPES.get(str(own.dtype).removeprefix("torch."))
+        if dtype is not None and not dtype.in_numpy:
             import torch
 
-            return np.array(own.view(torch.int16).numpy()).view(numpy_dtype("bfloat16"))
+            return np.array(own.view(torch.int16).numpy()).view(dtype.numpy)
         return np.array(own.numpy())
     except Exception as error:  # a tensor on the meta device, of a dtype that NumPy lacks, or of none of the above
         raise NetworkError(f"a constant is no array: {type(error).__name__}: {error}") from None

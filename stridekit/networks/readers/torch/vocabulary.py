@@ -12,6 +12,7 @@ from stridekit.networks.readers.torch import windows
 from stridekit.networks.readers.torch.call import Call
 from stridekit.networks.readers.tracing import Constant, Value, elementwise, normalising, shaping
 from stridekit.networks.readers.tracing.values import constant, features
+from stridekit.problems.activations import ACTIVATIONS
 
 Handler = Callable[[Call], Any]
 
@@ -224,9 +225,7 @@ def _same(call: Call) -> Value:
 
 FUNCTIONS: dict[str, Handler] = {
     **windows.FUNCTIONS,
-    **{name: _function(name) for name in ("relu", "relu6", "silu", "sigmoid", "tanh")},
-    "hardswish": _function("hard_swish"),
-    "hardsigmoid": _function("hard_sigmoid"),
+    **{function.torch: _function(name) for name, function in ACTIVATIONS.items() if function.torch},
     **{name: _step(name) for name in ("erf", "exp", "neg", "reciprocal")},
     **dict.fromkeys(("alias", "clone", "contiguous", "detach", "lift_fresh_copy"), _same),
     **dict.fromkeys(("dropout", "feature_dropout"), _dropout),

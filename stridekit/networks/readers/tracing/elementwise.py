@@ -29,6 +29,7 @@ from stridekit.networks.readers.tracing.values import (
     features,
     number,
 )
+from stridekit.problems.activations import ACTIVATIONS
 
 _HALF_TOLERANCE = 1e-4
 """Of constants in half precision; the two forms of Gelu differ by more: 4.7e-4."""
@@ -38,20 +39,10 @@ _MOST_STEPS = 16
 
 _erf = np.frompyfunc(math.erf, 1, 1)
 
-
-def _sigmoid(x: np.ndarray) -> np.ndarray:
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
+_OPERATIONS = {name: function for name, function in ACTIVATIONS.items() if not function.parameter}
+"""Those of networks that have no parameter."""
 STEPS: dict[str, Function] = {
-    "relu": lambda x: np.maximum(x, 0),
-    "relu6": lambda x: np.clip(x, 0, 6),
-    "silu": lambda x: x * _sigmoid(x),
-    "gelu": lambda x: 0.5 * x * (1 + STEPS["erf"](x / math.sqrt(2))),
-    "sigmoid": _sigmoid,
-    "tanh": np.tanh,
-    "hard_swish": lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
-    "hard_sigmoid": lambda x: np.clip(x / 6 + 0.5, 0, 1),
+    **_OPERATIONS,
     "erf": lambda x: np.asarray(_erf(x), np.float64),
     "exp": np.exp,
     "log": np.log,
@@ -60,8 +51,6 @@ STEPS: dict[str, Function] = {
     "softplus": lambda x: np.logaddexp(0, x),
 }
 """Functions of one variable by name: those that networks have, and steps of others."""
-
-_OPERATIONS = ("relu", "relu6", "silu", "gelu", "sigmoid", "tanh", "hard_swish", "hard_sigmoid")
 
 
 def activation(tracer: Tracer, value: Value, name: str, slope: float | None = None) -> Tensor | Unfinished:
@@ -172,7 +161,7 @@ def _for_one_channel(value: Constant, other: Value) -> bool:
 
 
 def _leaky(slope: float) -> Function:
-    return lambda x: np.where(x < 0, slope * x, x)
+    return partial(ACTIVATIONS["leaky_relu"], number=slope)
 
 
 def _then(tracer: Tracer, value: Value, function: Function, name: str, *rounded: Value) -> Tensor | Unfinished:
@@ -241,7 +230,7 @@ def _known() -> tuple[np.ndarray, dict[str, np.ndarray]]:
     far = np.logspace(-6, 9, 91)
     points = np.concatenate([-far[::-1], np.linspace(-12, 12, 769), far, [-1.0, 1e9]])
     with np.errstate(all="ignore"):
-        return points, {name: STEPS[name](points) for name in _OPERATIONS}
+        return points, {name: function(points) for name, function in _OPERATIONS.items()}
 
 
 def _rounding(value: Value) -> float:
