@@ -1,5 +1,5 @@
 // What the pooling kernels are told: one struct, by value. Twin of POOL_PARAMETERS in
-// stridekit/backends/cuda/pooling.py, which fills it in; a test holds the two layouts together.
+// stridekit/backends/cuda/pool_windows.py, which fills it in; a test holds the two layouts together.
 //
 // Spatial axes are always three, as in parameters.cuh. Steps are in elements, and may be negative.
 #pragma once

@@ -19,8 +19,8 @@ from stridekit.cli import app, run
 from stridekit.compare.images import zone_plate
 from stridekit.compare.saving import check_free, written_before
 from stridekit.problems.geometry import conv_geometry
+from stridekit.report.axes import describe_axis, draw_axis
 from stridekit.report.comparisons import tables_of
-from stridekit.report.windows import describe_axis, draw_axis
 
 QUICK = ("--backend", "reference", "--repeats", "1", "--filters", "2")
 

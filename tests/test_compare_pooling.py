@@ -10,7 +10,7 @@ from stridekit.compare import compare_strides
 from stridekit.compare.aliasing import aliased_energy
 from stridekit.compare.comparison import ALTERNATIVES
 from stridekit.compare.filters import filter_bank
-from stridekit.compare.poolings import Pooling, blur_window
+from stridekit.compare.poolings import ResponsePooling, blur_window
 from stridekit.errors import ShapeError
 
 
@@ -27,7 +27,7 @@ def compare(picture, strides=(1, 2, 3), **options):
 
 def pooling(name, stride, response, backend="reference"):
     device = sk.plan_conv((1, 1, 4, 4), (1, 1, 3, 3), backend=backend).device
-    return Pooling(name, stride, response.shape, str(response.dtype), backend, device)
+    return ResponsePooling(name, stride, response.shape, str(response.dtype), backend, device)
 
 
 @pytest.mark.parametrize("backend", ["cpu", "reference"])

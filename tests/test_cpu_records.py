@@ -10,7 +10,7 @@ from stridekit.backends.cpu.runtime.records import (
     OUT,
     WORD_BYTES,
     WORKSPACE,
-    Tensor,
+    Strided,
     X,
     bases,
     integers,
@@ -34,7 +34,7 @@ class Outer(NamedTuple):
     before: int
     inner: Inner
     flag: bool
-    x: Tensor
+    x: Strided
 
 
 def test_compiled_code_reads_each_field_by_the_name_under_which_it_was_written() -> None:
@@ -49,7 +49,7 @@ def test_compiled_code_reads_each_field_by_the_name_under_which_it_was_written()
         o = read(address)
         return o.x.w, o.x.start, o.flag, o.inner.second, o.inner.first, o.before
 
-    x = Tensor(w=10, h=9, d=8, c=7, n=6, start=5)
+    x = Strided(w=10, h=9, d=8, c=7, n=6, start=5)
     memory = row(Outer(x=x, flag=True, inner=Inner(second=3, first=2), before=1))
     assert memory.dtype == np.int64
     assert memory.nbytes == nbytes(Outer) == 10 * WORD_BYTES
@@ -58,7 +58,7 @@ def test_compiled_code_reads_each_field_by_the_name_under_which_it_was_written()
 
 def test_an_address_is_counted_from_its_array_and_a_number_from_nothing() -> None:
     workspace, x, out = np.zeros(9, np.uint8), np.zeros((1, 2, 3)), np.zeros((1, 2, 4))
-    job = rows(2, Inner(first=WORKSPACE + 3 + 4, second=5), Tensor(X, *strides_of(x)), Inner(OUT, OUT + 8))
+    job = rows(2, Inner(first=WORKSPACE + 3 + 4, second=5), Strided(X, *strides_of(x)), Inner(OUT, OUT + 8))
     assert job.at(bases(workspace, x, out)).tolist() == [
         *(2, workspace.ctypes.data + 7, 5),
         *(x.ctypes.data, 48, 24, 0, 0, 8),

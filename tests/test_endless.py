@@ -34,9 +34,9 @@ from stridekit.networks.operations import (
     MaxPool,
     Upsample,
 )
-from stridekit.planning.pieces import Tiles
+from stridekit.planning.pieces import Pieces
 from stridekit.problems.pool_problem import pool_problem
-from stridekit.report.windows import describe_axis, draw_axis
+from stridekit.report.axes import describe_axis, draw_axis
 
 PROGRAM = Path(__file__).with_name("kit") / "endless.py"
 MOST_SECONDS, MOST_KIB = 1.0, 700 * 1024
@@ -287,7 +287,7 @@ def test_the_kinds_of_tiles_are_those_of_all_tiles(data: st.DataObject) -> None:
     except sk.ShapeError:
         return
     rows = data.draw(st.integers(1, problem.geometry.axes[0].output_size))
-    tiles = Tiles(problem, data.draw(st.integers(1, problem.batch)), rows)
+    tiles = Pieces(problem, data.draw(st.integers(1, problem.batch)), rows)
     every = {tile.problem for tile in tiles}
     in_padding = any(problem.geometry.axes[0].size < 1 for problem in every)
     assert set(tiles.kinds()) == (set() if in_padding else every)

@@ -16,7 +16,7 @@ from conftest import SEED
 
 import stridekit as sk
 from bench.beside_forward import beside_forward
-from stridekit.backends.cuda import pooling as cuda_pooling
+from stridekit.backends.cuda import pool_windows as cuda_pooling
 from stridekit.backends.cuda.catalog import families
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not

@@ -19,6 +19,8 @@ from stridekit.problems.geometry import ConvGeometry
 from stridekit.problems.operands import Operand
 
 BACKEND_NAMES = ("cuda", "cpu", "reference")
+LIBRARIES = {"cuda": "cupy", "cpu": "numpy", "reference": "numpy"}
+"""Whose arrays live where a backend runs."""
 _MODULES = {name: f"stridekit.backends.{name}" for name in BACKEND_NAMES}
 
 
@@ -287,6 +289,19 @@ def profile_called(name: str) -> tuple[str, Device]:
     from stridekit.backends.cuda.device import profile
 
     return "cuda", profile(name)
+
+
+def check_library(name: str, library: str) -> None:
+    """Refuse arrays of a device's own for a backend that computes elsewhere; NumPy's go everywhere.
+
+    Raises
+    ------
+    BackendUnavailableError
+    """
+    if library == "cupy" and LIBRARIES[name] != library:
+        raise BackendUnavailableError(
+            f"backend is {name!r} and the arrays are CuPy's; nothing is copied silently: cupy.asnumpy(array)"
+        )
 
 
 def backend_for(library: str) -> tuple[str, str]:

@@ -220,7 +220,7 @@ def shape(
     stridekit shape 20 --kernel 3 --stride 4 --dilation 2 --padding 1:2
     """
     from stridekit.problems.geometry import conv_geometry
-    from stridekit.report.windows import LEGEND, describe_axis, draw_axis
+    from stridekit.report.axes import LEGEND, describe_axis, draw_axis
 
     geometry = conv_geometry(
         parse_sizes("SIZE", size),

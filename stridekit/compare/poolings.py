@@ -39,7 +39,7 @@ def blur_window(step: int) -> int:
 
 
 @dataclass(frozen=True)
-class Pooling:
+class ResponsePooling:
     """One pooling of a layer's response, by one stride.
 
     Windows of a maximum or an average are as large as the stride and lie side by side, the last with what is left over.

@@ -13,7 +13,7 @@ from stridekit import vram
 from stridekit.compare.aliasing import spectral_energy
 from stridekit.compare.comparison import AlternativeRow, Cost
 from stridekit.compare.measuring import Progress, Stride, StrideRun, take_turns
-from stridekit.compare.poolings import Memory, Pooling, memory_of
+from stridekit.compare.poolings import Memory, ResponsePooling, memory_of
 from stridekit.concurrency import cached_property
 from stridekit.drawing.units import format_stride
 from stridekit.memory.arrays import Array
@@ -37,7 +37,7 @@ class ShrinkRun:
     stride : tuple of int
     conv : StrideRun
         The layer at `stride`, or at stride 1 before a pooling.
-    pooling : Pooling or None
+    pooling : ResponsePooling or None
     weight, grad_output : array or None
         Of a training step, where the plan runs; not of a forward run, which has packed weights.
     made : dict of array
@@ -49,7 +49,7 @@ class ShrinkRun:
 
     stride: Stride
     conv: StrideRun
-    pooling: Pooling | None
+    pooling: ResponsePooling | None
     weight: Array | None = None
     grad_output: Array | None = None
     made: Arrays = field(default_factory=dict)
@@ -193,7 +193,7 @@ def _forward(alternative: str, stride: Stride, run: StrideRun, baseline: StrideR
         return ShrinkRun(stride, run, None)
     plan = baseline.plan
     shape, dtype = plan.problem.output_shape, plan.problem.dtype
-    return ShrinkRun(stride, baseline, Pooling(alternative, stride, shape, dtype, plan.backend, plan.device))
+    return ShrinkRun(stride, baseline, ResponsePooling(alternative, stride, shape, dtype, plan.backend, plan.device))
 
 
 def _training(run: ShrinkRun, weight: np.ndarray) -> ShrinkRun:

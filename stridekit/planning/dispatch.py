@@ -18,6 +18,7 @@ from stridekit.backends import (
     Problem,
     algorithms_of,
     backend_for,
+    check_library,
     load_backend,
     profile_called,
     unknown_backend,
@@ -158,10 +159,7 @@ def choose_backend(argument: str, library: str) -> tuple[str, str]:
     asked = asked_backend(argument)
     if asked is None:
         return backend_for(library)
-    if library == "cupy" and asked[0] != "cuda":
-        raise BackendUnavailableError(
-            f"backend is {asked[0]!r} and the arrays are CuPy's; nothing is copied silently: cupy.asnumpy(array)"
-        )
+    check_library(asked[0], library)
     return asked
 
 

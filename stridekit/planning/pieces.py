@@ -22,7 +22,7 @@ _MOST_KINDS = 128
 
 
 @dataclass(frozen=True)
-class Tile:
+class Piece:
     """A part of a problem, and its pixels of ``"input"`` and ``"output"``, as slices of ``(N, C, *spatial)``."""
 
     problem: Problem
@@ -30,7 +30,7 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Tiles:
+class Pieces:
     """A problem in tiles of so many samples and output rows: made one by one, since there may be any number of them.
 
     Attributes
@@ -44,7 +44,7 @@ class Tiles:
     batch: int
     rows: int
 
-    def __iter__(self) -> Iterator[Tile]:
+    def __iter__(self) -> Iterator[Piece]:
         """Yield the tiles in order."""
         for n in range(0, self.problem.batch, self.batch):
             samples = slice(n, min(n + self.batch, self.problem.batch))
@@ -54,7 +54,7 @@ class Tiles:
     def kinds(self) -> tuple[Any, ...]:
         """Return the problems of the tiles, those that are alike once; none if a tile would lie in the padding alone.
 
-        Tiles that touch no padding are alike. There are none, either, if more than `_MOST_KINDS` touch it.
+        Pieces that touch no padding are alike. There are none, either, if more than `_MOST_KINDS` touch it.
         """
         parts = {self.batch, self.problem.batch % self.batch} - {0}
         numbers = self._different_rows()
@@ -90,20 +90,20 @@ class Tiles:
         start, stop = self._span(number)
         return not self.problem.cuts_rows or max(0, start) < min(self.problem.geometry.axes[0].size, stop)
 
-    def _tile(self, samples: slice, number: int) -> Tile:
+    def _tile(self, samples: slice, number: int) -> Piece:
         problem: Any = self.problem
         batch = samples.stop - samples.start
         axis, *others = problem.geometry.axes
         rest = (slice(None),) * len(others)
         if not problem.cuts_rows:
             every = (samples, slice(None), slice(None), *rest)
-            return Tile(replace(problem, batch=batch), {"input": every, "output": every})
+            return Piece(replace(problem, batch=batch), {"input": every, "output": every})
         start, stop = self._span(number)
         low, high = max(0, start), min(axis.size, stop)
         part = replace(axis, size=high - low, pad_before=low - start, pad_after=stop - high)
         geometry = ConvGeometry((part, *others))
         rows = slice(number * self.rows, min((number + 1) * self.rows, axis.output_size))
-        return Tile(
+        return Piece(
             replace(problem, batch=batch, geometry=geometry, cut_from=problem.sample_pixels),
             {
                 "input": (samples, slice(None), slice(low, high), *rest),
@@ -120,7 +120,7 @@ class Schedule:
     ----------
     device : Device
         The plan's, or the same with fewer threads.
-    tiles : Tiles or None
+    tiles : Pieces or None
         None where it runs in one piece.
     packed_bytes : int
         At the start of the workspace: the weights, packed once for all tiles; 0 where a single tile sees to it.
@@ -129,7 +129,7 @@ class Schedule:
     """
 
     device: Device
-    tiles: Tiles | None
+    tiles: Pieces | None
     packed_bytes: int
     workspace_bytes: int
 
@@ -169,7 +169,7 @@ def _options(problem: Problem, algorithm: Algorithm, device: Device, *, packed: 
     packing = 0 if packed else align(algorithm.packed_bytes(problem, frugal))
     sizes = list(_tile_sizes(problem))
     for batch, rows in reversed(sizes) if last else sizes:
-        tiles = Tiles(problem, batch, rows)
+        tiles = Pieces(problem, batch, rows)
         kinds = tiles.kinds()
         if kinds:
             # Weights packed for the whole serve every tile: their order is a matter of channels and taps alone.

@@ -26,7 +26,7 @@ from unittest.mock import patch
 
 import numpy as np
 
-from stridekit.backends.cuda import direct, implicit_gemm, pooling
+from stridekit.backends.cuda import direct, implicit_gemm, pool_windows
 from stridekit.backends.cuda.catalog import TILES, families
 from stridekit.backends.cuda.tiles import Tile
 from stridekit.memory.workspace import ALIGNMENT, align
@@ -139,7 +139,7 @@ class PoolSample:
         """Compute them, raise where one is wrong, and return the kernels launched."""
         with ExitStack() as stack:
             if self.wide:
-                stack.enter_context(patch.object(pooling, "_narrow", lambda *_: False))
+                stack.enter_context(patch.object(pool_windows, "_narrow", lambda *_: False))
             runtime = stack.enter_context(use_emulator(flavour=flavour, schedule=self.schedule))
             for check in (check_max, check_avg, check_grads):
                 check(self.case, "cuda")

@@ -13,12 +13,12 @@ from stridekit.backends.cpu.input_gradient.algorithm import JointInputGradient
 from stridekit.backends.cpu.input_gradient.moves import HostMoves
 from stridekit.backends.cpu.pool.algorithm import pool as windows
 from stridekit.backends.cpu.products.algorithm import DenseGradient, PlaneProduct, TurnedProduct, WindowProduct
-from stridekit.backends.cpu.products.weight_gradient import PlaneGradient, WindowGradient
+from stridekit.backends.cpu.products.weight_products import PlaneGradient, WindowGradient
 from stridekit.backends.cpu.runtime.processor import CpuDevice as CpuDevice
 from stridekit.backends.cpu.runtime.processor import device as device
 from stridekit.backends.cpu.weight_gradient.algorithm import RunTile
 from stridekit.backends.gradients.weight_gradient import WeightGradient
-from stridekit.backends.pooling import Pooling
+from stridekit.backends.pool_algorithm import Pooling
 from stridekit.concurrency import loaded, undisturbed
 from stridekit.memory import disk_cache
 from stridekit.memory.spaces import HOST, Memory

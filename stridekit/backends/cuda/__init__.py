@@ -11,9 +11,9 @@ from stridekit.backends.cuda.direct import Direct
 from stridekit.backends.cuda.folding import DeviceMoves
 from stridekit.backends.cuda.implicit_gemm import ImplicitGemm, ImplicitGemmFma
 from stridekit.backends.cuda.launching import runtime
-from stridekit.backends.cuda.pooling import pool as windows
+from stridekit.backends.cuda.pool_windows import pool as windows
 from stridekit.backends.gradients.directions import directions
-from stridekit.backends.pooling import Pooling
+from stridekit.backends.pool_algorithm import Pooling
 from stridekit.memory import disk_cache
 from stridekit.memory.spaces import Memory
 

@@ -10,7 +10,7 @@ from stridekit.backends.cuda.folding import FILL_PARAMETERS, FOLD_PARAMETERS, FO
 from stridekit.backends.cuda.gemm_kernels import LOADERS, PRODUCTS, gemm_kernel, sum_kernel
 from stridekit.backends.cuda.moving import COPY_PARAMETERS, PACK_PARAMETERS, STORAGE, moving_kernel
 from stridekit.backends.cuda.parameters import PARAMETERS, WALK
-from stridekit.backends.cuda.pooling import POOL_PARAMETERS, pool_kernel
+from stridekit.backends.cuda.pool_windows import POOL_PARAMETERS, pool_kernel
 from stridekit.backends.cuda.sources import Kernel
 from stridekit.backends.cuda.tiles import FLOAT32_TILES, FLOAT64_TILES, TENSOR_TILES, Tile
 from stridekit.memory.dtypes import DTYPES

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from stridekit.backends import Algorithm
-from stridekit.backends.pooling import Pooling
-from stridekit.backends.reference.conv import ReferenceDevice, ScatteredTaps, SlidingTaps, SummedTaps
-from stridekit.backends.reference.pool import pool as windows
+from stridekit.backends.pool_algorithm import Pooling
+from stridekit.backends.reference.conv_taps import ReferenceDevice, ScatteredTaps, SlidingTaps, SummedTaps
+from stridekit.backends.reference.pool_taps import pool as windows
 from stridekit.memory.spaces import HOST, Memory
 
 ALGORITHMS: dict[str, tuple[Algorithm, ...]] = {

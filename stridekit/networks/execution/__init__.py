@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from stridekit.arguments import as_flag, as_int, shown
-from stridekit.backends import Device, load_backend, memory_of
+from stridekit.backends import LIBRARIES, Device, load_backend, memory_of
 from stridekit.errors import DtypeError, ShapeError
 from stridekit.memory.arrays import Array, dtype_name, library_of, one_library, plain
 from stridekit.networks.execution.kernels import Context
@@ -40,7 +40,7 @@ def predict_vram(
     name, _, chosen = place_to_plan_for(device, backend)
     if isinstance(device, str):
         # A profile's card need not be here, and then has no memory to ask.
-        context = Context(name, chosen, "cupy", dtype_name("dtype", dtype), training)
+        context = Context(name, chosen, LIBRARIES[name], dtype_name("dtype", dtype), training)
     else:
         context = _context(name, chosen, dtype, training)
     slots = optimizer_called(optimizer).slots

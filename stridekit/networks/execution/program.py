@@ -19,7 +19,7 @@ from stridekit.memory.workspace import ALIGNMENT
 from stridekit.networks.execution.arena import Arena, plan_arena
 from stridekit.networks.execution.kernels import Context
 from stridekit.networks.execution.optimizers import Optimizer
-from stridekit.networks.execution.scheduling import Schedule, schedule
+from stridekit.networks.execution.scheduling import StepSchedule, schedule
 from stridekit.networks.execution.steps import brought
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Program:
         self.network, self.batch, self.context = network, batch, context
 
     @cached_property
-    def schedule(self) -> Schedule:
+    def schedule(self) -> StepSchedule:
         """The steps, and the values that they touch."""
         return schedule(self.network, self.batch, self.context)
 

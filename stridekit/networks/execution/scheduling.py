@@ -11,7 +11,7 @@ import numpy as np
 
 from stridekit.errors import NetworkError
 from stridekit.memory.arrays import Array
-from stridekit.networks.execution.kernels import Backward, Context, Forward, Kernel, SoftmaxKernel, kernel_for
+from stridekit.networks.execution.kernels import Backward, Context, Forward, LayerKernel, SoftmaxKernel, kernel_for
 from stridekit.networks.execution.optimizers import update_workspace
 from stridekit.networks.execution.steps import Step, Value, Views
 from stridekit.networks.operations import Input, Resolved, Shape, SoftmaxCrossEntropy
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Schedule:
+class StepSchedule:
     """Steps and values.
 
     Attributes
@@ -32,7 +32,7 @@ class Schedule:
         All that lies in the arena or is returned.
     outputs : tuple of str
         Values that are returned.
-    kernels : dict of Kernel
+    kernels : dict of LayerKernel
         By layer.
     parameters : dict of str
         What each parameter and buffer is called among the values.
@@ -47,7 +47,7 @@ class Schedule:
     steps: list[Step] = field(default_factory=list)
     values: dict[str, Value] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
-    kernels: dict[str, Kernel] = field(default_factory=dict)
+    kernels: dict[str, LayerKernel] = field(default_factory=dict)
     parameters: dict[str, str] = field(default_factory=dict)
     classes: tuple[int, ...] = ()
     class_count: int = 0
@@ -60,7 +60,7 @@ class Schedule:
         return name
 
 
-def schedule(network: Network, batch: int, context: Context) -> Schedule:
+def schedule(network: Network, batch: int, context: Context) -> StepSchedule:
     """Return what a run takes, or in training a step: forward, the loss, backward.
 
     Raises
@@ -84,7 +84,7 @@ def schedule(network: Network, batch: int, context: Context) -> Schedule:
 class _Scheduler:
     def __init__(self, network: Network, batch: int, context: Context):
         self.network, self.batch, self.context = network, batch, context
-        self.found = Schedule()
+        self.found = StepSchedule()
         self.trained = _trained(network) if context.training else set()
         self.named = set(network.by_name)
         for name in (*network.parameter_shapes, *network.buffer_shapes):

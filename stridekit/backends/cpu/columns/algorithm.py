@@ -40,7 +40,7 @@ from stridekit.backends.cpu.runtime.records import (
     WORKSPACE,
     Address,
     Rows,
-    Tensor,
+    Strided,
     X,
     bases,
     rows,
@@ -200,7 +200,7 @@ def _product_job(
 
     read = (n if batch > 1 else 0, c, *along((n, *pixels)))
     written = (places[0] if batch > 1 else 0, column, *along(places))
-    return tile.job((Part(problem, Tensor(X, *read), Tensor(OUT, *written), Weight(WEIGHT)),), device, True)
+    return tile.job((Part(problem, Strided(X, *read), Strided(OUT, *written), Weight(WEIGHT)),), device, True)
 
 
 @lru_cache(maxsize=1024)

@@ -30,7 +30,7 @@ from stridekit.backends.cpu.forward.launch import (
     weights_bytes,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORD_BYTES, Tensor, X, bases, rows, strides_of
+from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORD_BYTES, Strided, X, bases, rows, strides_of
 from stridekit.memory.workspace import align
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -128,7 +128,7 @@ def _alone(
 ) -> Job:
     """Prepare one problem, given the strides of its arrays; None for packed weights."""
     steps = () if weight is None else grouped_strides(problem, weight)
-    part = Part(problem, Tensor(X, *x), Tensor(OUT, *out), Weight(WEIGHT, *steps))
+    part = Part(problem, Strided(X, *x), Strided(OUT, *out), Weight(WEIGHT, *steps))
     return algorithm.job((part,), device, weight is None)
 
 

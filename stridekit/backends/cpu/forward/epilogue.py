@@ -14,7 +14,7 @@ RELU, RELU6, LEAKY_RELU, SILU, GELU = range(len(FUSED))
 _SQRT_HALF = math.sqrt(0.5)
 
 
-class Activation(NamedTuple):
+class ActivationCode(NamedTuple):
     """An activation's number among those above, and its parameter in the type of the sums."""
 
     number: int

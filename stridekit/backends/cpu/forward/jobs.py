@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 
 
 class Weight(NamedTuple):
@@ -60,7 +60,7 @@ class Call(NamedTuple):
     in_place : whether a block that touches no padding may be read where it lies
     scratch, scratch_step : address of ``b.scratch`` bytes for each thread, and bytes from one to the next
     counter : address of the shared task counter
-    x, out : Tensor
+    x, out : Strided
     """
 
     blocking: int
@@ -73,5 +73,5 @@ class Call(NamedTuple):
     scratch: int
     scratch_step: int
     counter: int
-    x: Tensor
-    out: Tensor
+    x: Strided
+    out: Strided

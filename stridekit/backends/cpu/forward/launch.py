@@ -22,7 +22,7 @@ from stridekit.backends.cpu.runtime.records import (
     WORD_BYTES,
     WORKSPACE,
     Rows,
-    Tensor,
+    Strided,
     bases,
     row,
     rows,
@@ -43,8 +43,8 @@ class Part(NamedTuple):
     """A forward problem, and where it finds its arrays within those of a call."""
 
     problem: ConvProblem
-    x: Tensor
-    out: Tensor
+    x: Strided
+    out: Strided
     weight: Weight
 
 
@@ -81,7 +81,7 @@ class Job:
     kept: tuple[np.ndarray, ...]
 
 
-class Placed(NamedTuple):
+class PlacedPart(NamedTuple):
     """A blocking, and the same as the kernels read it: at `address`, in `array`."""
 
     blocking: Blocking
@@ -90,11 +90,11 @@ class Placed(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def placed(cut: Cut, problem: ConvProblem, device: CpuDevice) -> Placed:
+def placed(cut: Cut, problem: ConvProblem, device: CpuDevice) -> PlacedPart:
     """Cut a problem, and write down how."""
     b = cut(problem, device)
     array = row(b)
-    return Placed(b, array, int(array.ctypes.data))
+    return PlacedPart(b, array, int(array.ctypes.data))
 
 
 @lru_cache(maxsize=4096)
@@ -172,7 +172,7 @@ def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -
     )
 
 
-def packers(every: list[Placed], device: CpuDevice) -> int:
+def packers(every: list[PlacedPart], device: CpuDevice) -> int:
     """Return how many threads are worth packing weights."""
     nbytes = sum(weights_bytes(found.blocking) for found in every)
     tasks = max(-(-found.blocking.groups * found.blocking.vectors // TASK_VECTORS) for found in every)
@@ -183,7 +183,7 @@ _SMALL_BYTES = 128 * 1024
 """Below this a second thread costs more than it saves: some 20 microseconds of packing."""
 
 
-def packing_of(found: Placed, weight: Weight, packed: int, unbounded: int, counter: int) -> Packing:
+def packing_of(found: PlacedPart, weight: Weight, packed: int, unbounded: int, counter: int) -> Packing:
     """Return the job of packing one problem's weights, given the addresses."""
     b = found.blocking
     return Packing(
@@ -196,7 +196,7 @@ def packing_of(found: Placed, weight: Weight, packed: int, unbounded: int, count
     )
 
 
-def _in_place(b: Blocking, x: Tensor) -> bool:
+def _in_place(b: Blocking, x: Strided) -> bool:
     """Say whether a block that touches no padding may be read where it lies."""
     # Where a pixel is a single channel, nobody asks how far the next one lies; a pair of groups reads two.
     one_channel = b.pixel_channels == 1 and not b.lanewise

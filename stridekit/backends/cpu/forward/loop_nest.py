@@ -20,7 +20,7 @@ from stridekit.backends.cpu.forward.address_tables import (
     inside,
 )
 from stridekit.backends.cpu.forward.blocking import Blocking
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, ActivationCode, finish
 from stridekit.backends.cpu.forward.jobs import Call
 from stridekit.backends.cpu.forward.macrokernel import Pixels, sum_pixels
 from stridekit.backends.cpu.forward.microkernel import Out, Taps
@@ -148,7 +148,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     scratch = call.scratch + worker * call.scratch_step
     pixels, targets, sums = scratch + b.pixels, scratch + b.targets, scratch + b.sums
     x_taps, box_taps = _fill_taps(b, call.x, scratch)
-    activation = Activation(call.activation, load(acc, call.slope))
+    activation = ActivationCode(call.activation, load(acc, call.slope))
     # A tap in the padding may be left out only if it adds zeros: not if its weight is infinite or NaN.
     skips = b.skips and get_int(call.unbounded, 0) == 0
     unfinished = b.channel_blocks > 1 or call.activation != NO_ACTIVATION or call.out.c != b.itemsize or not b.copies

@@ -14,7 +14,7 @@ from stridekit.backends.cpu.forward.launch import Job, Part, execute
 from stridekit.backends.cpu.input_gradient.cost_model import phases_seconds
 from stridekit.backends.cpu.input_gradient.jobs import TurnedTap, Turning
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORKSPACE, Rows, Tensor, X, rows, strides_of
+from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORKSPACE, Rows, Strided, X, rows, strides_of
 from stridekit.backends.gradients.input_gradient import (
     InputGradient,
     Moves,
@@ -83,8 +83,8 @@ def _joint(
         read, x_steps = _sliced(phase.outputs[2:], x[5 - dense.rank :], axes.output_size)
         written, out_steps = _sliced(phase.pixels[2:], out[5 - dense.rank :], axes.input_size)
         source, target = (
-            Tensor(X + read, *x[:2], *unused, *x_steps),
-            Tensor(OUT + written, *out[:2], *unused, *out_steps),
+            Strided(X + read, *x[:2], *unused, *x_steps),
+            Strided(OUT + written, *out[:2], *unused, *out_steps),
         )
         parts.append(Part(phase.problem, source, target, taps))
         numbers.append(_taps(phase, dense.geometry.kernel_size))

@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from stridekit.backends.cpu.pool.blocking import Piece, cut, pieces, sizes, three
-from stridekit.backends.cpu.pool.jobs import Pooled, Window
+from stridekit.backends.cpu.pool.blocking import PoolPiece, cut, pieces, sizes, three
+from stridekit.backends.cpu.pool.jobs import Pooled, PoolWindow
 from stridekit.backends.cpu.runtime.processor import CpuDevice
 from stridekit.backends.cpu.runtime.records import (
     OUT,
@@ -17,14 +17,14 @@ from stridekit.backends.cpu.runtime.records import (
     WORKSPACE,
     Address,
     Rows,
-    Tensor,
+    Strided,
     X,
     bases,
     rows,
     strides_of,
 )
-from stridekit.backends.reference.conv import ReferenceDevice
-from stridekit.backends.reference.pool import pool as reference_pool
+from stridekit.backends.reference.conv_taps import ReferenceDevice
+from stridekit.backends.reference.pool_taps import pool as reference_pool
 from stridekit.memory.dtypes import DTYPES
 from stridekit.problems.pool_problem import PoolProblem
 
@@ -42,7 +42,7 @@ def pool(
     indices: np.ndarray | None,
     target: np.ndarray | None,
 ) -> None:
-    """Compute `problem`, as `stridekit.backends.pooling.Windows` says."""
+    """Compute `problem`, as `stridekit.backends.pool_algorithm.Windows` says."""
     if problem.dtype == "float16" and not device.half:
         reference_pool(problem, ReferenceDevice(), source, indices, target)
         return
@@ -114,8 +114,8 @@ def _jobs(problem: PoolProblem, device: CpuDevice, x: _Strides, y: _Strides, ind
     return jobs
 
 
-def _axes(problem: PoolProblem, piece: Piece, blocks: tuple[int, ...], parts: list[int]) -> list[Window]:
-    windows: list[Window] = []
+def _axes(problem: PoolProblem, piece: PoolPiece, blocks: tuple[int, ...], parts: list[int]) -> list[PoolWindow]:
+    windows: list[PoolWindow] = []
     counted = ((0, 1),) * (3 - problem.rank) + problem.counted
     for number, (axis, (low, high)) in enumerate(zip(three(problem), counted, strict=True)):
         size, out, pad = axis.size, axis.output_size, axis.pad_before
@@ -125,7 +125,7 @@ def _axes(problem: PoolProblem, piece: Piece, blocks: tuple[int, ...], parts: li
             size, pad = piece.stop - piece.start, pad + piece.start
             low, high = low - piece.start, high - piece.start
         windows.append(
-            Window(
+            PoolWindow(
                 size=size,
                 out=out,
                 kernel=axis.kernel,
@@ -147,7 +147,7 @@ def _index_step(problem: PoolProblem, axis: int) -> int:
     return math.prod(own.size for own in three(problem)[axis + 1 :])
 
 
-def _in_pixels(problem: PoolProblem, piece: Piece) -> tuple[tuple[int, int], tuple[int, int], int, int]:
+def _in_pixels(problem: PoolProblem, piece: PoolPiece) -> tuple[tuple[int, int], tuple[int, int], int, int]:
     """Return the pixels of the input to the piece and from band to band, those of the output, and both as indices."""
     stride, band = three(problem)[piece.axis].stride, piece.stop - piece.start
     if problem.direction == "forward":
@@ -158,10 +158,10 @@ def _in_pixels(problem: PoolProblem, piece: Piece) -> tuple[tuple[int, int], tup
     return inputs, outputs, first, between if piece.bands > 1 else 0
 
 
-def _of_piece(start: Address, strides: _Strides, lane_axis: int, piece: Piece, pixels: tuple[int, int]) -> Tensor:
+def _of_piece(start: Address, strides: _Strides, lane_axis: int, piece: PoolPiece, pixels: tuple[int, int]) -> Strided:
     """Return where the piece lies in an array, zeros for none; its bands are lanes if there are several."""
     if strides is None:
-        return Tensor(0, 0, 0, 0, 0, 0)
+        return Strided(0, 0, 0, 0, 0, 0)
     first, between = (number * strides[2 + piece.axis] for number in pixels)
     n, c = (strides[lane_axis], between) if piece.bands > 1 else (strides[0], strides[lane_axis])
-    return Tensor(start + first, n, c, *strides[2:])
+    return Strided(start + first, n, c, *strides[2:])

@@ -24,7 +24,7 @@ _LEAST_BAND = 16
 _NO_AXIS = AxisGeometry(1, 1, 1, 1, 0, 0)
 
 
-class Piece(NamedTuple):
+class PoolPiece(NamedTuple):
     """Some of the result: on one of three axes from `start` to `stop`, and as many again `bands` - 1 times."""
 
     axis: int
@@ -38,7 +38,7 @@ def three(problem: PoolProblem) -> tuple[AxisGeometry, ...]:
     return (*(_NO_AXIS,) * (3 - problem.rank), *problem.geometry.axes)
 
 
-def sizes(problem: PoolProblem, piece: Piece) -> tuple[int, ...]:
+def sizes(problem: PoolProblem, piece: PoolPiece) -> tuple[int, ...]:
     """Return a piece's pixels, of one band, on each of three axes."""
     found = list(_three(problem.result_shape[2:]))
     found[piece.axis] = piece.stop - piece.start
@@ -46,14 +46,14 @@ def sizes(problem: PoolProblem, piece: Piece) -> tuple[int, ...]:
 
 
 @lru_cache(maxsize=1024)
-def pieces(problem: PoolProblem, planes: int, width: int) -> tuple[Piece, ...]:
+def pieces(problem: PoolProblem, planes: int, width: int) -> tuple[PoolPiece, ...]:
     """Cut planes that are too few for a vector's lanes into as many bands of equal windows, and what lies around them.
 
     Bands are of windows that lie wholly in the input; those of a gradient begin a whole number of strides apart.
     """
     result = _three(problem.result_shape[2:])
     axis = result.index(max(result))
-    every = Piece(axis, 0, result[axis], 1)
+    every = PoolPiece(axis, 0, result[axis], 1)
     along = three(problem)[axis]
     first = -(-along.pad_before // along.stride)
     last = (along.size - along.kernel_extent + along.pad_before) // along.stride + 1
@@ -66,13 +66,13 @@ def pieces(problem: PoolProblem, planes: int, width: int) -> tuple[Piece, ...]:
     if 2 * planes > width or band < _LEAST_BAND:
         return (every,)
     stop = first + width * band
-    around = Piece(axis, 0, first, 1), Piece(axis, stop, result[axis], 1)
-    return (Piece(axis, first, first + band, width), *(piece for piece in around if piece.start < piece.stop))
+    around = PoolPiece(axis, 0, first, 1), PoolPiece(axis, stop, result[axis], 1)
+    return (PoolPiece(axis, first, first + band, width), *(piece for piece in around if piece.start < piece.stop))
 
 
 @lru_cache(maxsize=1024)
 def cut(
-    problem: PoolProblem, device: CpuDevice, piece: Piece, lanes: int, outer: int, inside: bool
+    problem: PoolProblem, device: CpuDevice, piece: PoolPiece, lanes: int, outer: int, inside: bool
 ) -> tuple[int, tuple[int, ...], int]:
     """Return a block's lanes, its pixels of the result on each of three axes, and the cost of all blocks.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 
 
-class Window(NamedTuple):
+class PoolWindow(NamedTuple):
     """One axis.
 
     Attributes
@@ -37,21 +37,21 @@ class Pooled(NamedTuple):
 
     Attributes
     ----------
-    d, h, w : Window
+    d, h, w : PoolWindow
     largest, forward : whether it is a maximum's, and from the input to the output
     lanes, most_lanes : how many there are, and in a block
     lane_blocks : blocks of them
     inside : whether neighbouring blocks are of the same pixels
     first_index, lane_index : index of the first pixel, and from one lane's to the next lane's
-    x, y, i : Tensor of the input (or its gradient), the output (or its gradient), the indices; address 0 for none
+    x, y, i : Strided of the input (or its gradient), the output (or its gradient), the indices; address 0 for none
         `n` is from one outer part to the next, `c` from one lane to the next.
     blocks, blocks_per_task : blocks of the result, and how many of them a task takes
     counter : address of the shared task counter
     """
 
-    d: Window
-    h: Window
-    w: Window
+    d: PoolWindow
+    h: PoolWindow
+    w: PoolWindow
     largest: int
     forward: int
     lanes: int
@@ -60,9 +60,9 @@ class Pooled(NamedTuple):
     inside: int
     first_index: int
     lane_index: int
-    x: Tensor
-    y: Tensor
-    i: Tensor
+    x: Strided
+    y: Strided
+    i: Strided
     blocks: int
     blocks_per_task: int
     counter: int

@@ -17,7 +17,7 @@ from stridekit.backends.cpu.pool.blocking import ROW_VECTORS, SOURCE_VECTORS, SU
 from stridekit.backends.cpu.pool.jobs import Pooled
 from stridekit.backends.cpu.runtime.compiler import entry, helper
 from stridekit.backends.cpu.runtime.elements import VECTOR_BYTES
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 from stridekit.backends.cpu.runtime.row_operations import (
     Indices,
     Taps,
@@ -408,9 +408,9 @@ def _scatter(tag: Any, acc: Any, itemsize: int, job: int, block: Any, r: Any, y:
 
 
 @helper
-def _lane_of(x: Any, n: int, lane: int) -> Tensor:
+def _lane_of(x: Any, n: int, lane: int) -> Strided:
     """Return an array from a lane of an outer part on."""
-    return Tensor(x.start + n * x.n + lane * x.c, x.n, x.c, x.d, x.h, x.w)
+    return Strided(x.start + n * x.n + lane * x.c, x.n, x.c, x.d, x.h, x.w)
 
 
 @cache

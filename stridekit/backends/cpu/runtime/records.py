@@ -13,7 +13,7 @@ import numpy as np
 WORD_BYTES = 8
 
 
-class Tensor(NamedTuple):
+class Strided(NamedTuple):
     """Address of element (0, 0, 0, 0, 0) of an array and its strides in bytes, 0 for axes that a lower rank lacks."""
 
     start: int

@@ -17,7 +17,7 @@ from stridekit.backends.cpu.runtime.records import (
     WORD_BYTES,
     WORKSPACE,
     Rows,
-    Tensor,
+    Strided,
     X,
     bases,
     row,
@@ -105,8 +105,8 @@ def _prepare(
         scratch_step=align(r.scratch),
         partials=WORKSPACE + offsets["partials"],
         counter=WORKSPACE + offsets["counters"],
-        x=Tensor(X, *x),
-        gradient=Tensor(WEIGHT, *gradient),
+        x=Strided(X, *x),
+        gradient=Strided(WEIGHT, *gradient),
         out=Weight(OUT, *out),
     )
     adding = call._replace(counter=call.counter + WORD_BYTES)

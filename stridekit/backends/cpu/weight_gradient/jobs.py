@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from stridekit.backends.cpu.forward.jobs import Weight
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 
 
 class Accumulation(NamedTuple):
@@ -17,7 +17,7 @@ class Accumulation(NamedTuple):
     scratch, scratch_step : address of ``r.scratch`` bytes for each thread, and bytes from one to the next
     partials : address of the sums of each task, if there are several chains
     counter : address of the shared task counter
-    x, gradient : Tensor of the input and of the output's gradient
+    x, gradient : Strided of the input and of the output's gradient
     out : Weight
     """
 
@@ -26,6 +26,6 @@ class Accumulation(NamedTuple):
     scratch_step: int
     partials: int
     counter: int
-    x: Tensor
-    gradient: Tensor
+    x: Strided
+    gradient: Strided
     out: Weight

@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 from stridekit.backends.cpu.forward.address_tables import MOST_PIXELS, inside, repeat_last
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, Activation, finish
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, ActivationCode, finish
 from stridekit.backends.cpu.forward.microkernel import Out, Rows, Run, Weights, by_vectors, run_tile
 from stridekit.backends.cpu.forward.partition import SUM_PIXELS
 from stridekit.backends.cpu.runtime.compiler import entries, helper, inlined, named
 from stridekit.backends.cpu.runtime.processor import host
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 from stridekit.backends.cpu.runtime.vector_memory import load, next_task, reader, set_int, store
 from stridekit.backends.cpu.weight_gradient.blocking import Reduction
 from stridekit.backends.cpu.weight_gradient.jobs import Accumulation
@@ -92,17 +92,17 @@ def _store_sums(
         set_int(targets, p, out.start + offset)
     repeat_last(targets, count)
     to = Out(targets, (group * r.filters + vector * r.lanes) * out.k, out.k)
-    finish(tag, acc, r, sums, count, vectors, filters, Activation(NO_ACTIVATION, 0.0), to)
+    finish(tag, acc, r, sums, count, vectors, filters, ActivationCode(NO_ACTIVATION, 0.0), to)
 
 
 @helper
-def _box(r: Any, start: int, channels: int, pixels: bool) -> Tensor:
+def _box(r: Any, start: int, channels: int, pixels: bool) -> Strided:
     """Return how the box lies, that begins at `start`: pixels of channels, or planes."""
     column = channels * r.itemsize if pixels and channels > 1 else r.itemsize
     row = window_length(r.w, r.w.block) * column
     plane = window_length(r.h, r.h.block) * row
     channel = r.itemsize if column > r.itemsize else window_length(r.d, 1) * plane
-    return Tensor(start, 0, channel, plane, row, column)
+    return Strided(start, 0, channel, plane, row, column)
 
 
 @helper

@@ -10,7 +10,7 @@ from typing import Any
 
 from stridekit.backends.cpu.forward.pack_input import source_index
 from stridekit.backends.cpu.runtime.compiler import helper
-from stridekit.backends.cpu.runtime.records import Tensor
+from stridekit.backends.cpu.runtime.records import Strided
 from stridekit.backends.cpu.runtime.vector_memory import copy_bytes, copy_vectors, load, store, transpose
 from stridekit.backends.cpu.weight_gradient.blocking import window_length as _window_length
 
@@ -18,9 +18,9 @@ window_length = helper(_window_length)
 
 
 @helper
-def behind(x: Any, nbytes: int) -> Tensor:
+def behind(x: Any, nbytes: int) -> Strided:
     """Return the part of an array that begins `nbytes` behind it."""
-    return Tensor(x.start + nbytes, x.n, x.c, x.d, x.h, x.w)
+    return Strided(x.start + nbytes, x.n, x.c, x.d, x.h, x.w)
 
 
 @helper

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stridekit.networks.execution.kernels.base import Backward, Context, Forward, Kernel
+from stridekit.networks.execution.kernels.base import Backward, Context, Forward, LayerKernel
 from stridekit.networks.execution.kernels.convolving import (
     BlurPoolKernel,
     ConvKernel,
@@ -18,7 +18,7 @@ from stridekit.networks.execution.kernels.resizing import UpsampleKernel
 from stridekit.networks.execution.kernels.shaping import ConcatKernel, FlattenKernel, SliceKernel
 from stridekit.networks.operations import Resolved, Shape
 
-_KERNELS: tuple[type[Kernel], ...] = (
+_KERNELS: tuple[type[LayerKernel], ...] = (
     *(ConvKernel, ConvTransposeKernel, LinearKernel, BlurPoolKernel, PoolKernel, MaxPoolKernel),
     *(GeluKernel, ActivationKernel, BatchNormKernel, FixedBatchNormKernel, LayerNormKernel, SoftmaxKernel),
     *(AddKernel, GateKernel, MultiplyKernel, ScaleKernel, ConcatKernel, SliceKernel, UpsampleKernel, FlattenKernel),
@@ -28,11 +28,11 @@ _KERNELS: tuple[type[Kernel], ...] = (
 
 def kernel_for(
     context: Context, resolved: Resolved, inputs: tuple[Shape, ...], output: Shape, wanted: tuple[bool, ...]
-) -> Kernel:
+) -> LayerKernel:
     """Return how an operation runs on inputs ``(N, C, *spatial)``; `wanted` says which inputs' gradients are."""
     kind = type(resolved.operation)
     kernel = next(each for each in _KERNELS if kind in each.runs and each.suits(context, resolved))
     return kernel(context, resolved, inputs, output, wanted)
 
 
-__all__ = ["Backward", "Context", "Forward", "Kernel", "SoftmaxKernel", "kernel_for"]
+__all__ = ["Backward", "Context", "Forward", "LayerKernel", "SoftmaxKernel", "kernel_for"]

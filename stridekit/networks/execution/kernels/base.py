@@ -89,7 +89,7 @@ class Backward:
 
 
 @dataclass
-class Kernel:
+class LayerKernel:
     """One layer, ready to run.
 
     Attributes
@@ -227,7 +227,7 @@ class Kernel:
         xp.add(total, last, out=total)
 
 
-class PointwiseKernel(Kernel):
+class PointwiseKernel(LayerKernel):
     """What reads of its first input, block by block, only what it then writes: one may lie where the other was."""
 
     @property

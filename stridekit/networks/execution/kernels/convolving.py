@@ -9,7 +9,7 @@ import numpy as np
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array, channels_first_view
-from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, Kernel, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import FLOAT64, Backward, Forward, LayerKernel, carve, carved_bytes
 from stridekit.networks.operations import BlurPool, Conv, ConvTranspose, Linear, Shape
 from stridekit.ops.blur_pool import binomial_weight
 from stridekit.planning.dispatch import choose_plan
@@ -18,7 +18,7 @@ from stridekit.problems.conv_problem import ConvProblem, conv_problem, transpose
 from stridekit.problems.geometry import ConvGeometry
 
 
-class Weighted(Kernel):
+class Weighted(LayerKernel):
     """What convolutions of all kinds share: plans, and the bias' gradient."""
 
     saves_inputs: ClassVar[bool] = True

@@ -12,7 +12,7 @@ from stridekit.networks.execution.kernels.base import (
     Backward,
     Context,
     Forward,
-    Kernel,
+    LayerKernel,
     PointwiseKernel,
     carve,
     carved_bytes,
@@ -86,7 +86,7 @@ class ActivationKernel(PointwiseKernel):
             gx[...] = v
 
 
-class GeluKernel(Kernel):
+class GeluKernel(LayerKernel):
     """The exact GELU, by the engine: a convolution of one tap of weight 1 for each channel ends with it."""
 
     runs = (Activation,)
@@ -172,7 +172,7 @@ class GeluKernel(Kernel):
             gx[...] = v
 
 
-class AddKernel(Kernel):
+class AddKernel(LayerKernel):
     """A sum of inputs: each gets the whole gradient."""
 
     runs = (Add,)

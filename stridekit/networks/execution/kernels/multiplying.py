@@ -16,7 +16,7 @@ from stridekit.networks.execution.kernels.base import (
     Backward,
     Context,
     Forward,
-    Kernel,
+    LayerKernel,
     PointwiseKernel,
     carve,
     carved_bytes,
@@ -55,7 +55,7 @@ class ScaleKernel(PointwiseKernel):
                 self.xp.multiply(g, pass_.parameters["weight"], out=gx)
 
 
-class MultiplyKernel(Kernel):
+class MultiplyKernel(LayerKernel):
     """A product: each input's gradient is the output's, times the other input."""
 
     runs = (Multiply,)

@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import LAYOUTS
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.execution.kernels.base import Backward, Forward, LayerKernel
 from stridekit.networks.operations import AdaptiveAvgPool, AvgPool, GlobalAvgPool, GlobalMaxPool, MaxPool, Operation
 from stridekit.planning.dispatch import choose_plan
 from stridekit.planning.plan import Plan
 from stridekit.problems.pool_problem import PoolProblem
 
 
-class PoolKernel(Kernel):
+class PoolKernel(LayerKernel):
     """A pooling by windows."""
 
     runs: ClassVar[tuple[type[Operation], ...]] = (AvgPool, GlobalAvgPool, AdaptiveAvgPool)

@@ -8,12 +8,12 @@ from itertools import pairwise
 
 from stridekit.concurrency import cached_property
 from stridekit.memory.arrays import Array
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel, Saved, carve, carved_bytes
+from stridekit.networks.execution.kernels.base import Backward, Forward, LayerKernel, Saved, carve, carved_bytes
 from stridekit.networks.operations import Shape, Upsample
 from stridekit.networks.operations.shaping import resizing_map
 
 
-class UpsampleKernel(Kernel):
+class UpsampleKernel(LayerKernel):
     """Resizing to the output's size."""
 
     runs = (Upsample,)

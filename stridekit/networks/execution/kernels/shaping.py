@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from stridekit.memory.arrays import Array, channels_first_view
-from stridekit.networks.execution.kernels.base import Backward, Forward, Kernel
+from stridekit.networks.execution.kernels.base import Backward, Forward, LayerKernel
 from stridekit.networks.operations import Concat, Flatten, Slice
 
 
-class ConcatKernel(Kernel):
+class ConcatKernel(LayerKernel):
     """The channels of all inputs, one after the other."""
 
     runs = (Concat,)
@@ -32,7 +32,7 @@ class ConcatKernel(Kernel):
                 gradient[...] = part
 
 
-class SliceKernel(Kernel):
+class SliceKernel(LayerKernel):
     """Some of the channels."""
 
     runs = (Slice,)
@@ -49,7 +49,7 @@ class SliceKernel(Kernel):
             gradient[..., self.operation.start : self.operation.stop] = pass_.grad_output
 
 
-class FlattenKernel(Kernel):
+class FlattenKernel(LayerKernel):
     """All features in a row, channels outermost, as the layers after it were made for."""
 
     runs = (Flatten,)

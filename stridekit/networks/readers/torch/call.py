@@ -36,7 +36,7 @@ class Held:
         return Constant(array_of(self.tensor), self.name, self.key)
 
 
-class Call:
+class ExportedCall:
     """A call.
 
     Parameters

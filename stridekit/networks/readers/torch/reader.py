@@ -10,7 +10,7 @@ from stridekit.arguments import as_int, items_of, shown
 from stridekit.errors import NetworkError, StridekitError
 from stridekit.extras import extra
 from stridekit.networks.readers import Draft
-from stridekit.networks.readers.torch.call import Call, Held, place_of
+from stridekit.networks.readers.torch.call import ExportedCall, Held, place_of
 from stridekit.networks.readers.torch.vocabulary import FUNCTIONS
 from stridekit.networks.readers.tracing import Tracer
 
@@ -102,7 +102,7 @@ def _followed(torch: Any, node: Any, module: Any, tracer: Tracer, values: dict[s
     tracer.at(place)
     try:
         args, kwargs = torch.fx.node.map_arg((node.args, node.kwargs), lambda each: values[each.name])
-        call = Call(node.target, args, kwargs, tracer)
+        call = ExportedCall(node.target, args, kwargs, tracer)
         if call.folds:
             return call.folded()
         name = function.removeprefix("aten.").split(".")[0]

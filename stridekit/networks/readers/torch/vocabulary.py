@@ -9,12 +9,12 @@ import numpy as np
 
 from stridekit.errors import NetworkError
 from stridekit.networks.readers.torch import windows
-from stridekit.networks.readers.torch.call import Call
+from stridekit.networks.readers.torch.call import ExportedCall
 from stridekit.networks.readers.tracing import Constant, Value, elementwise, normalising, shaping
 from stridekit.networks.readers.tracing.values import constant, features
 from stridekit.problems.activations import ACTIVATIONS
 
-Handler = Callable[[Call], Any]
+Handler = Callable[[ExportedCall], Any]
 
 
 def _function(name: str) -> Handler:
@@ -25,24 +25,24 @@ def _step(name: str) -> Handler:
     return lambda call: elementwise.step(call.tracer, call.first, elementwise.STEPS[name], name)
 
 
-def _gelu(call: Call) -> Value:
+def _gelu(call: ExportedCall) -> Value:
     if call["approximate"] != "none":
         raise NetworkError(f"approximate is {call['approximate']!r}, known as 'none' alone")
     return elementwise.activation(call.tracer, call.first, "gelu")
 
 
-def _leaky_relu(call: Call) -> Value:
+def _leaky_relu(call: ExportedCall) -> Value:
     return elementwise.activation(call.tracer, call.first, "leaky_relu", float(call["negative_slope"]))
 
 
-def _softplus(call: Call) -> Value:
+def _softplus(call: ExportedCall) -> Value:
     if (call["beta"], call["threshold"]) != (1, 20):
         raise NetworkError("beta and threshold are not known")
     return elementwise.step(call.tracer, call.first, elementwise.STEPS["softplus"], "softplus")
 
 
 def _clamp(low: str, high: str) -> Handler:
-    def handled(call: Call) -> Value:
+    def handled(call: ExportedCall) -> Value:
         least, most = (None if bound is None else float(bound) for bound in (call[low], call[high]))
         return elementwise.clip(call.tracer, call.first, least, most, call.name)
 
@@ -55,18 +55,18 @@ def _operand(value: Any) -> Value:
     return operand
 
 
-def _add(call: Call) -> Value:
+def _add(call: ExportedCall) -> Value:
     if call.get("alpha", 1) != 1:
         raise NetworkError("alpha is not known")
     return elementwise.add(call.tracer, call.first, _operand(call["other"]), call.name)
 
 
-def _mul(call: Call) -> Value:
+def _mul(call: ExportedCall) -> Value:
     return elementwise.multiply(call.tracer, call.first, _operand(call["other"]), call.name)
 
 
 def _with_number(function: Callable[[Any, Any], np.ndarray], *, turned: bool = False) -> Handler:
-    def handled(call: Call) -> Value:
+    def handled(call: ExportedCall) -> Value:
         if call.get("alpha", 1) != 1 or call.get("rounding_mode") is not None:
             raise NetworkError("is known with one number alone, as a step of an activation")
         left, right = call.first, _operand(call["other"])
@@ -76,7 +76,7 @@ def _with_number(function: Callable[[Any, Any], np.ndarray], *, turned: bool = F
     return handled
 
 
-def _batch_norm(call: Call) -> Value:
+def _batch_norm(call: ExportedCall) -> Value:
     weight, bias, mean, variance = (call[name] for name in ("weight", "bias", "running_mean", "running_var"))
     if call.get("training", False):
         raise NetworkError("normalises by the batch, not by kept means")
@@ -92,7 +92,7 @@ def _batch_norm(call: Call) -> Value:
     )
 
 
-def _layer_norm(call: Call) -> Value:
+def _layer_norm(call: ExportedCall) -> Value:
     tensor, shape = features(call.first), tuple(call["normalized_shape"])
     rank = len(tensor.shape)
     return normalising.layer_norm(
@@ -105,17 +105,17 @@ def _layer_norm(call: Call) -> Value:
     )
 
 
-def _linear(call: Call) -> Value:
+def _linear(call: ExportedCall) -> Value:
     return normalising.linear(call.tracer, call.first, call["weight"], call["bias"])
 
 
-def _addmm(call: Call) -> Value:
+def _addmm(call: ExportedCall) -> Value:
     if call["alpha"] != 1 or call["beta"] != 1:
         raise NetworkError("alpha and beta are not known")
     return normalising.linear(call.tracer, call["mat1"], _turned(call["mat2"]), call["self"])
 
 
-def _matmul(call: Call) -> Value:
+def _matmul(call: ExportedCall) -> Value:
     return normalising.linear(call.tracer, call.first, _turned(call["mat2" if "mat2" in call else "other"]), None)
 
 
@@ -124,12 +124,12 @@ def _turned(value: Value) -> Constant:
     return Constant(weight.array.T, weight.name, weight.key)
 
 
-def _softmax(call: Call) -> Value:
+def _softmax(call: ExportedCall) -> Value:
     return normalising.softmax(call.tracer, call.first, call["dim"])
 
 
 def _reduce(largest: bool) -> Handler:
-    def handled(call: Call) -> Value:
+    def handled(call: ExportedCall) -> Value:
         tensor = features(call.first)
         asked = call.get("dim")
         axes = range(len(tensor.shape)) if asked is None or asked == [] else asked
@@ -139,25 +139,25 @@ def _reduce(largest: bool) -> Handler:
     return handled
 
 
-def _flatten(call: Call) -> Value:
+def _flatten(call: ExportedCall) -> Value:
     tensor = features(call.first)
     if call["end_dim"] % len(tensor.shape) != len(tensor.shape) - 1:
         raise NetworkError(f"end_dim is {call['end_dim']}; known is the last")
     return shaping.flatten(call.tracer, tensor, call["start_dim"])
 
 
-def _reshape(call: Call) -> Value:
+def _reshape(call: ExportedCall) -> Value:
     return shaping.reshape(call.tracer, call.first, call["size" if "size" in call else "shape"])
 
 
-def _expand(call: Call) -> Value:
+def _expand(call: ExportedCall) -> Value:
     tensor = features(call.first)
     if any(size not in (-1, own) for size, own in zip(call["size"], tensor.shape, strict=True)):
         raise NetworkError(f"expands {tensor.shape} to {tuple(call['size'])}")
     return tensor
 
 
-def _squeeze(call: Call) -> Value:
+def _squeeze(call: ExportedCall) -> Value:
     axes = call.get("dim")
     if axes is not None:
         tensor = features(call.first)
@@ -166,7 +166,7 @@ def _squeeze(call: Call) -> Value:
     return shaping.squeeze(call.tracer, call.first, axes)
 
 
-def _transpose(call: Call) -> Value:
+def _transpose(call: ExportedCall) -> Value:
     tensor = features(call.first)
     axes = list(range(len(tensor.shape)))
     one, other = call["dim0"], call["dim1"]
@@ -174,13 +174,13 @@ def _transpose(call: Call) -> Value:
     return shaping.transpose(tensor, axes)
 
 
-def _slice(call: Call) -> Value:
+def _slice(call: ExportedCall) -> Value:
     start, stop = call["start"], call["end"]
     stop = 2**62 if stop is None else stop
     return shaping.take(call.tracer, call.first, call["dim"], 0 if start is None else start, stop, call["step"])
 
 
-def _split(call: Call) -> Value:
+def _split(call: ExportedCall) -> Value:
     tensor, axis = features(call.first), call["dim"]
     sizes = call["split_sizes" if "split_sizes" in call else "split_size"]
     if isinstance(sizes, int):
@@ -189,7 +189,7 @@ def _split(call: Call) -> Value:
     return shaping.split(call.tracer, tensor, axis, sizes)
 
 
-def _chunk(call: Call) -> Value:
+def _chunk(call: ExportedCall) -> Value:
     tensor, axis = features(call.first), call["dim"]
     size = -(-tensor.shape[axis] // call["chunks"])
     return shaping.split(
@@ -200,26 +200,26 @@ def _chunk(call: Call) -> Value:
     )
 
 
-def _getitem(call: Call) -> Value:
+def _getitem(call: ExportedCall) -> Value:
     several, index = call.args
     found: Value = several[index]
     return found
 
 
-def _cast(call: Call) -> Value:
+def _cast(call: ExportedCall) -> Value:
     dtype = call.get("dtype")
     if dtype is not None and not dtype.is_floating_point:
         raise NetworkError(f"casts what a layer gives to {dtype}; wanted floats")
     return features(call.first)
 
 
-def _dropout(call: Call) -> Value:
+def _dropout(call: ExportedCall) -> Value:
     if call["train"]:
         raise NetworkError("drops out in evaluation mode")
     return call.first
 
 
-def _same(call: Call) -> Value:
+def _same(call: ExportedCall) -> Value:
     return call.first
 
 

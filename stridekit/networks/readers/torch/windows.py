@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Any
 
 from stridekit.errors import NetworkError
-from stridekit.networks.readers.torch.call import Call
+from stridekit.networks.readers.torch.call import ExportedCall
 from stridekit.networks.readers.tracing import Tensor, Value, shaping, windows
 from stridekit.networks.readers.tracing.values import channels_first, features
 from stridekit.networks.readers.tracing.windows import Window
@@ -15,7 +15,7 @@ from stridekit.networks.readers.tracing.windows import Window
 _PAD_MODES = {"constant": "zeros", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
 
 
-def _window(call: Call) -> Window:
+def _window(call: ExportedCall) -> Window:
     """Return a convolution's or a pooling's; a pooling without a stride steps by its kernel."""
     kernel = call.sizes("kernel_size") if "kernel_size" in call else ()
     padding = call.sizes("padding")
@@ -27,11 +27,11 @@ def _window(call: Call) -> Window:
     )
 
 
-def _conv(call: Call) -> Value:
+def _conv(call: ExportedCall) -> Value:
     return windows.conv(call.tracer, call.first, call["weight"], call["bias"], _window(call), call["groups"])
 
 
-def _conv_transpose(call: Call) -> Value:
+def _conv_transpose(call: ExportedCall) -> Value:
     return windows.conv_transpose(
         call.tracer,
         call.first,
@@ -43,15 +43,15 @@ def _conv_transpose(call: Call) -> Value:
     )
 
 
-def _convolution(call: Call) -> Value:
+def _convolution(call: ExportedCall) -> Value:
     return _conv_transpose(call) if call["transposed"] else _conv(call)
 
 
-def _max_pool(call: Call) -> Value:
+def _max_pool(call: ExportedCall) -> Value:
     return windows.max_pool(call.tracer, call.first, _window(call), ceil_mode=call["ceil_mode"])
 
 
-def _avg_pool(call: Call) -> Value:
+def _avg_pool(call: ExportedCall) -> Value:
     if call.get("divisor_override") is not None:
         raise NetworkError("divisor_override is not known")
     return windows.avg_pool(
@@ -63,17 +63,17 @@ def _avg_pool(call: Call) -> Value:
     )
 
 
-def _adaptive_avg_pool(call: Call) -> Value:
+def _adaptive_avg_pool(call: ExportedCall) -> Value:
     return windows.adaptive_avg_pool(call.tracer, call.first, call["output_size"])
 
 
-def _adaptive_max_pool(call: Call) -> Value:
+def _adaptive_max_pool(call: ExportedCall) -> Value:
     if any(size != 1 for size in call["output_size"]):
         raise NetworkError(f"output_size is {tuple(call['output_size'])}, known as 1 alone")
     return windows.global_pool(call.tracer, call.first, largest=True), None
 
 
-def _pad(call: Call) -> Value:
+def _pad(call: ExportedCall) -> Value:
     tensor = features(call.first)
     mode, value, amounts = call.get("mode", "constant"), call.get("value"), list(call["pad"])
     if mode not in _PAD_MODES:
@@ -86,8 +86,8 @@ def _pad(call: Call) -> Value:
     return shaping.pad(tensor, pairs, _PAD_MODES[mode], call.tracer.place.text)
 
 
-def _upsample(mode: str) -> Callable[[Call], Value]:
-    def handled(call: Call) -> Value:
+def _upsample(mode: str) -> Callable[[ExportedCall], Value]:
+    def handled(call: ExportedCall) -> Value:
         tensor = channels_first(call.first)
         sizes = call["output_size" if "output_size" in call else "size"]
         sizes = _scaled(tensor, call["scale_factors"]) if sizes is None else sizes
@@ -110,7 +110,7 @@ def _scaled(tensor: Tensor, scales: Any) -> tuple[int, ...]:
     return tuple(sizes)
 
 
-FUNCTIONS: dict[str, Callable[[Call], Any]] = {
+FUNCTIONS: dict[str, Callable[[ExportedCall], Any]] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), _conv),
     **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), _conv_transpose),
     "convolution": _convolution,

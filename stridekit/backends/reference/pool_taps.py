@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
-from stridekit.backends.reference.conv import ReferenceDevice
+from stridekit.backends.reference.conv_taps import ReferenceDevice
 from stridekit.problems.geometry import AxisGeometry
 from stridekit.problems.pool_problem import PoolProblem
 
@@ -38,7 +38,7 @@ def pool(
     indices: np.ndarray | None,
     target: np.ndarray | None,
 ) -> None:
-    """Compute `problem`, as `stridekit.backends.pooling.Windows` says."""
+    """Compute `problem`, as `stridekit.backends.pool_algorithm.Windows` says."""
     with np.errstate(all="ignore"):
         for n, block in itertools.product(range(problem.batch), blocks(problem.result_shape[1:])):
             numbers = None if indices is None else indices[n]

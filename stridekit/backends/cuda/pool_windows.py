@@ -32,7 +32,7 @@ POOL_PARAMETERS: np.dtype[Any] = np.dtype(
 
 
 def pool(problem: PoolProblem, device: CudaDevice, source: Array, indices: Array | None, target: Array | None) -> None:
-    """Compute `problem`, as `stridekit.backends.pooling.Windows` says."""
+    """Compute `problem`, as `stridekit.backends.pool_algorithm.Windows` says."""
     filled = _prepared(problem).copy()
     p = filled[0]
     p["source"], p["source_step"] = address(source), steps_of(source)
