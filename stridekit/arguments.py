@@ -156,3 +156,13 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
     if min(values) < minimum:
         raise ShapeError(f"{name} is {shown(value)}; every value must be at least {minimum}")
     return values
+
+
+def is_plain(value: object) -> bool:
+    """Say whether a value is exactly an int, a string, None or a tuple of them: True equals 1, but is none.
+
+    What is made of such arguments may be remembered by them.
+    """
+    if type(value) is tuple:
+        return all(map(is_plain, value))
+    return value is None or type(value) in (int, str)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from stridekit.arguments import is_plain
 from stridekit.backends import load_backend
 from stridekit.memory.arrays import (
     MEMORY_ORDERS,
@@ -110,20 +111,13 @@ def conv(
         activation,
         precision,
     )
-    # Only arguments that are exactly ints, strings and tuples of them: True equals 1, but must not pass for it.
-    problem = (_known_problem if _plain(arguments) else _problem)(bias is not None, *arguments)
+    problem = (_known_problem if is_plain(arguments) else _problem)(bias is not None, *arguments)
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
     return plan.execute(x, weight, bias, out=out)
 
 
 conv1d, conv2d, conv3d = (of_rank(conv, rank) for rank in (1, 2, 3))
-
-
-def _plain(value: object) -> bool:
-    if type(value) is tuple:
-        return all(map(_plain, value))
-    return value is None or type(value) in (int, str)
 
 
 def _problem(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
-from stridekit.arguments import as_flag
+from stridekit.arguments import as_flag, is_plain
 from stridekit.backends import load_backend
 from stridekit.memory.arrays import (
     MEMORY_ORDERS,
@@ -170,13 +171,19 @@ def pool_plan(
     library = one_library(arrays)
     name, first = next(iter(arrays.items()))
     last = channels_last_layout(layout, len(input_shape) - 2)
-    problem = pool_problem(
+    shape, order = channels_first_shape(tuple(input_shape), last), memory_order(channels_first_view(plain(first), last))
+    known = is_plain(tuple(each for each in window.values() if type(each) is not bool))
+    problem = (_known_problem if known else pool_problem)(
         operation,
         direction,
-        channels_first_shape(tuple(input_shape), last),
+        shape,
         dtype=dtype_name(name, first),
-        memory_order=memory_order(channels_first_view(plain(first), last)) or MEMORY_ORDERS[last],
+        memory_order=order or MEMORY_ORDERS[last],
         **window,
     )
     chosen, reason = choose_backend(backend, library)
     return choose_plan(problem, layout, chosen, reason, load_backend(chosen).device(first))
+
+
+# By their types too: 1 is no flag, and True no size.
+_known_problem = lru_cache(maxsize=4096, typed=True)(pool_problem)
