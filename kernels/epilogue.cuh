@@ -5,7 +5,7 @@
 #include "parameters.cuh"
 
 // Whether there is anything to do.
-DEVICE bool finishes(const ConvParameters& P) { return P.bias || P.activation != NO_ACTIVATION; }
+DEVICE bool finishes(const ConvParameters& P) { return P.bias || P.residual || P.activation != NO_ACTIVATION; }
 
 // The sum of filter `k` of all. `offset` tells where the output pixel lies in an array over them, given its steps.
 template <class Element, class Offset>
@@ -13,5 +13,7 @@ DEVICE typename Element::Accumulator finished(const ConvParameters& P, typename 
                                               const Offset& offset) {
     typedef typename Element::Storage Storage;
     if (P.bias) sum += Element::widen(static_cast<const Storage*>(P.bias)[k * P.bias_step]);
+    if (P.residual)
+        sum += Element::widen(static_cast<const Storage*>(P.residual)[offset(P.residual_step) + k * P.residual_step.c]);
     return activate(sum, static_cast<int>(P.activation), P.slope);
 }

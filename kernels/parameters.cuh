@@ -35,11 +35,12 @@ struct Steps {
 struct ConvParameters {
     const void* x;
     const void* weight;
-    const void* bias;  // may be null
+    const void* bias;      // may be null
+    const void* residual;  // may be null
     void* y;
     const void* packed;   // weights as [groups][K][depth]
     float* partials;      // sums of each split as [splits][groups][M][K]
-    Steps x_step, y_step;
+    Steps x_step, y_step, residual_step;
     i64 weight_step[5];  // filter, channel, depth, row, column
     i64 bias_step;
     i64 N, groups, C, K;  // C and K of one group

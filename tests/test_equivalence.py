@@ -9,10 +9,11 @@ import pytest
 
 import stridekit as sk
 from stridekit.backends import load_backend
-from tests.kit.cases import DTYPES, EXACT_ACTIVATIONS, Arrays, Case
+from tests.kit.cases import ACTIVATIONS, DTYPES, EXACT_ACTIVATIONS, Arrays, Case
 from tests.kit.curated import CURATED
 from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS, empty_like_laid, lay
 from tests.kit.oracle import assert_correct, assert_same_bits, channels_first
+from tests.kit.thinning import every
 
 every_case = pytest.mark.parametrize("case", CURATED, ids=str)
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
@@ -139,6 +140,79 @@ def test_nothing_beside_out_is_written(backend: str, name: str, dtype: str, memo
     assert np.abs(inner.astype(np.float64)).max() != 77
     inner[...] = 77
     assert (large == 77).all()
+
+
+def residual_of(case: Case, way: str = "contiguous") -> np.ndarray:
+    """Draw a residual that lies in the opposite of x's memory order."""
+    drawn = case.numbers(case.drawing("residual"), (case.batch, case.filters, *case.output_sizes), 3)
+    order = MEMORY_ORDERS[1 - MEMORY_ORDERS.index(case.memory_order)]
+    return case.viewed(lay(drawn.astype(case.numpy_dtype), order, way))
+
+
+@pytest.mark.parametrize("case", every(4, CURATED), ids=str)
+@every_dtype
+@pytest.mark.rotated("backend", "dtype")
+def test_a_residual_is_added_before_the_activation(backend: str, case: Case, dtype: str) -> None:
+    number = CURATED.index(case)
+    case = replace(case, dtype=dtype, activation=ACTIVATIONS[number % len(ACTIVATIONS)])
+    arrays, residual = case.arrays(), residual_of(case, list(WAYS)[number % len(WAYS)])
+    y = case.run(arrays, residual=residual, backend=backend)
+    assert_correct(y, case, *arrays, residual=residual)
+    own = residual.copy()
+    assert case.run(arrays, residual=own, out=own, backend=backend) is own
+    assert_same_bits(own, y, case)
+
+
+@every_case
+def test_every_algorithm_that_adds_a_residual_gives_the_same_bits_of_small_integers(case: Case) -> None:
+    case = replace(case, data="integers", activation=EXACT_ACTIVATIONS[CURATED.index(case) % len(EXACT_ACTIVATIONS)])
+    arrays, residual = case.arrays(), residual_of(case)
+    wanted = case.run(arrays, residual=residual, backend="reference")
+    assert_correct(wanted, case, *arrays, residual=residual)
+    plan = case.plan("cpu", residual=True)
+    able = [each.algorithm for each in plan.candidates if not each.excluded]
+    assert able
+    for algorithm in able:
+        forced = replace(plan, algorithm=algorithm)
+        assert_same_bits(forced.execute(*arrays, residual=residual), wanted, f"{case}, {algorithm}")
+
+
+def test_a_residual_counts_and_is_cut_with_the_output(backend: str) -> None:
+    case = replace(next(c for c in CURATED if c.name == "3x3 with padding"), batch=4, sizes=(40, 41))
+    arrays, residual = case.arrays(), residual_of(case)
+    plan = case.plan(backend, residual=True)
+    without = case.plan(backend)
+    assert plan.vram.input - without.vram.input == plan.vram.output
+    assert plan.bytes - without.bytes == residual.nbytes
+    wanted = plan.execute(*arrays, residual=residual)
+    with pytest.raises(sk.VramBudgetError) as caught, sk.vram.budget(0):
+        plan.execute(*arrays, residual=residual)
+    smallest = int(str(caught.value).split("that works is ")[1].split()[0])
+    assert smallest <= plan.vram.allocated
+    with sk.vram.budget(smallest) as usage:
+        assert_same_bits(plan.execute(*arrays, residual=residual), wanted)
+    assert usage.peak <= smallest
+
+
+def test_a_residual_that_does_not_fit_is_refused_by_name() -> None:
+    x, weight, out = np.ones((1, 3, 6, 6)), np.ones((4, 3, 3, 3)), np.zeros((1, 4, 4, 4))
+    bad = {
+        "residual has shape": np.zeros((1, 4, 5, 4)),
+        "residual is float32": np.zeros((1, 4, 4, 4), np.float32),
+    }
+    for words, residual in bad.items():
+        with pytest.raises(sk.StridekitError, match=words):
+            sk.conv2d(x, weight, residual=residual)
+    room = np.zeros((1, 4, 4, 8))
+    with pytest.raises(sk.LayoutError, match="out overlaps residual"):
+        sk.conv2d(x, weight, residual=room[..., 1:5], out=room[..., :4])
+    plan = sk.plan_conv(x.shape, weight.shape, dtype="float64", residual=True)
+    with pytest.raises(sk.ShapeError, match="made for a residual, residual is none"):
+        plan.execute(x, weight)
+    with pytest.raises(sk.ShapeError, match="made for no residual, residual is one"):
+        sk.plan_conv(x.shape, weight.shape, dtype="float64").execute(x, weight, residual=out)
+    with pytest.raises(sk.ShapeError, match="a gradient takes no residual"):
+        sk.plan_conv(x.shape, weight.shape, residual=True, direction="input_grad")
 
 
 BAD_INPUT = {

@@ -59,7 +59,7 @@ class Operands:
     weight : array, shape (K, C / groups, \\*kernel), or None if `packed_weight` is given
     packed_weight : uint8 array that the algorithm's own `pack` wrote
     bias : array, shape (K,), or (C,) for the input's gradient
-    grad_output : array, shape (N, K, \\*spatial)
+    grad_output, residual : array, shape (N, K, \\*spatial)
     indices : int64 array of a pooling's output shape, which is written
     """
 
@@ -68,6 +68,7 @@ class Operands:
     packed_weight: Array = None
     bias: Array = None
     grad_output: Array = None
+    residual: Array = None
     indices: Array = None
 
 

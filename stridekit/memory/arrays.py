@@ -52,12 +52,13 @@ def one_library_error(libraries: dict[str, str]) -> BackendUnavailableError:
     return BackendUnavailableError(f"{found}; nothing is copied between them silently: use one library")
 
 
+_OPTIONAL = ("bias", "residual", "out")
+
+
 def one_library(arrays: dict[str, Array]) -> str:
-    """Return the library that all arrays are of, by their names; the optional ones, bias and out, may be None."""
+    """Return the library that all arrays are of, by their names; those that are optional may be None."""
     libraries = {
-        name: library_of(name, array)
-        for name, array in arrays.items()
-        if array is not None or name not in ("bias", "out")
+        name: library_of(name, array) for name, array in arrays.items() if array is not None or name not in _OPTIONAL
     }
     if len(set(libraries.values())) > 1:
         raise one_library_error(libraries)
@@ -231,6 +232,15 @@ def check_out(out: Array, operands: dict[str, Array]) -> None:
             raise LayoutError(f"out overlaps {name} in memory; give out memory of its own")
     if may_share_elements(out):
         raise LayoutError(f"out has elements that share memory (strides {out.strides}); give an array of its own")
+
+
+def same_place(array: Array, other: Array) -> bool:
+    """Say whether two arrays are the same elements in the same order."""
+    return other is not None and (address(array), array.strides, array.shape) == (
+        address(other),
+        other.strides,
+        other.shape,
+    )
 
 
 def overlaps(a: Array, b: Array) -> bool:

@@ -38,6 +38,7 @@ def conv(
     padding_mode: str = "zeros",
     layout: str | None = None,
     activation: ActivationArgument = None,
+    residual: Array | None = None,
     precision: str = "ieee",
     out: Array | None = None,
     backend: str = "auto",
@@ -63,10 +64,12 @@ def conv(
         Order of the axes. An array of either may lie in memory in either order; the result lies as x does.
     activation : "relu", "relu6", "silu", "gelu", ("leaky_relu", slope) or None
         Applied to the result before it is stored.
+    residual : array, optional
+        Of the result's shape and dtype, in any memory order: added after the bias and before the activation.
     precision : {"ieee", "tf32"}
         "ieee": float32 results are float32-accurate. "tf32" allows a GPU to round factors to 10 bits.
     out : array, optional
-        Receives the result: exactly its shape and dtype, no memory shared with an operand.
+        Receives the result: exactly its shape and dtype, no memory shared with an operand; it may be `residual` itself.
     backend : {"auto", "cuda", "cpu", "reference"}
         "auto" runs an array where it lives; see also `stridekit.use_backend`.
 
@@ -94,7 +97,7 @@ def conv(
     >>> sk.conv3d(clip, np.ones((4, 3, 3, 7, 7), np.float32), stride=(1, 2, 2), padding="same").shape
     (1, 4, 8, 16, 16)
     """
-    library = one_library({"x": x, "weight": weight, "bias": bias, "out": out})
+    library = one_library({"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out})
     last = channels_last_layout(layout, rank)
     check_axes("conv", rank, x, weight)
     dtype = one_dtype({"x": x, "weight": weight})
@@ -110,11 +113,12 @@ def conv(
         padding_mode,
         activation,
         precision,
+        residual is not None,
     )
-    problem = (_known_problem if is_plain(arguments) else _problem)(bias is not None, *arguments)
+    problem = (_known_problem if is_plain(arguments[:-1]) else _problem)(bias is not None, *arguments)
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
-    return plan.execute(x, weight, bias, out=out)
+    return plan.execute(x, weight, bias, residual=residual, out=out)
 
 
 conv1d, conv2d, conv3d = (of_rank(conv, rank) for rank in (1, 2, 3))
@@ -133,6 +137,7 @@ def _problem(
     padding_mode: str,
     activation: ActivationArgument,
     precision: str,
+    residual: bool,
 ) -> ConvProblem:
     return conv_problem(
         input_shape,
@@ -147,6 +152,7 @@ def _problem(
         bias=bias,
         activation=activation,
         precision=precision,
+        residual=residual,
     )
 
 

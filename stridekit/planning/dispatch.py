@@ -61,6 +61,7 @@ def plan_conv(
     memory_order: str | None = None,
     bias: bool = False,
     activation: ActivationArgument = None,
+    residual: bool = False,
     precision: str = "ieee",
     direction: str = "forward",
     device: Device | str | None = None,
@@ -82,8 +83,8 @@ def plan_conv(
         How the input (for the input's gradient: the output's) will lie in memory; by default as `layout` says.
     stride, padding, dilation, groups, padding_mode, activation, precision
         As for `stridekit.conv2d`.
-    bias : bool
-        Whether a bias will be added.
+    bias, residual : bool
+        Whether a bias, and an array of the output's shape, will be added.
     direction : {"forward", "input_grad", "weight_grad"}
         What is computed. The shapes given are the forward convolution's whatever the direction.
     device : Device or str, optional
@@ -127,6 +128,7 @@ def plan_conv(
         activation=activation,
         precision=precision,
         direction=direction,
+        residual=residual,
     )
     return choose_plan(problem, layout, *place_to_plan_for(device, backend))
 

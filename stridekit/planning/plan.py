@@ -29,6 +29,7 @@ from stridekit.memory.arrays import (
     one_library_error,
     overlaps,
     plain,
+    same_place,
     writeable,
 )
 from stridekit.memory.spaces import HOST, Memory
@@ -215,6 +216,7 @@ class Plan(Remembering):
         second: Array | PackedWeight | None = None,
         bias: Array | None = None,
         *,
+        residual: Array | None = None,
         out: Array | None = None,
         workspace: Array | None = None,
     ) -> Any:
@@ -229,8 +231,10 @@ class Plan(Remembering):
             `pack`.
         bias : array, shape (K,), optional
             Exactly if the plan was made with ``bias=True``; shape (C,) for the input's gradient.
+        residual : array, of the result's shape, optional
+            Exactly if the plan was made with ``residual=True``.
         out : array, optional
-            Of the result's shape and dtype; must not overlap an operand.
+            Of the result's shape and dtype; must not overlap an operand, but may be `residual` itself.
         workspace : uint8 array, optional
             At least ``workspace_bytes()`` long, or ``workspace_bytes(packed=True)``, where the plan runs, on a
             cache line: memory of the caller's instead of the plan's own, whatever the budget.
@@ -250,7 +254,7 @@ class Plan(Remembering):
         """
         memory = self._memory
         with memory.entered():
-            given = self._named(first, second, bias)
+            given = self._named(first, second, {"bias": bias, "residual": residual})
             self._check_one_library({**given, "out": out})
             operands = self._checked(given)
             if out is not None:
@@ -269,13 +273,20 @@ class Plan(Remembering):
         shown = [layout_view(each, self._shows_last) for each in results]
         return self._returned(shown if out is None else [out, *shown[1:]])
 
-    def _named(self, first: Any, second: Any, bias: Array | None) -> dict[str, Any]:
-        """Return what was given by the names of the operands."""
-        names = [each.name for each in self.problem.operands if each.name != "bias"]
+    def _named(self, first: Any, second: Any, added: dict[str, Array | None]) -> dict[str, Any]:
+        """Return what was given by the names of the operands; None for what could be added to the result and is not."""
+        read = {each.name for each in self.problem.operands}
+        for name, array in added.items():
+            if (name in read) != (array is not None):
+                wanted, came = (f"a {name}", "none") if name in read else (f"no {name}", "one")
+                raise ShapeError(
+                    f"the plan was made for {wanted}, {name} is {came}; say {name}={name not in read} to plan_conv"
+                )
+        names = [each.name for each in self.problem.operands if each.name not in added]
         given = (first,) if second is None and len(names) == 1 else (first, second)
         if len(given) != len(names):
             raise TypeError(f"execute takes {' and '.join(names)}; {len(given)} arrays came")
-        return {**dict(zip(names, given, strict=True)), "bias": bias}
+        return {**dict(zip(names, given, strict=True)), **added}
 
     @staticmethod
     def _returned(results: Sequence[Array]) -> Any:
@@ -390,10 +401,6 @@ class Plan(Remembering):
                 if not read:
                     self._check_memory_order(each.name, view)
                 read[each.name] = view
-        biased = any(each.name == "bias" for each in self.problem.operands)
-        if biased != (given["bias"] is not None):
-            wanted, came = ("a bias", "none") if biased else ("no bias", "one")
-            raise ShapeError(f"the plan was made for {wanted}, bias is {came}; say bias={not biased} to plan_conv")
         for each in self.problem.operands:
             array = given[each.name]
             if each.over:
@@ -456,6 +463,9 @@ class Plan(Remembering):
     def _check_out(self, out: Array, operands: dict[str, Any]) -> None:
         self._check_operand(self.problem.results[0], out)
         stored = {name: given.buffer if isinstance(given, PackedWeight) else given for name, given in operands.items()}
+        if same_place(out, stored["residual"]):
+            # Each element is read before it is written, and by none but its own result.
+            stored["residual"] = None
         check_out(out, stored)
 
     def _check_workspace(self, workspace: Array, operands: dict[str, Any]) -> None:

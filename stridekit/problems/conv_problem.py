@@ -47,6 +47,8 @@ class ConvProblem(Remembering):
         Whether a bias is added to the result: to an input's gradient too, as a transposed convolution wants.
     activation : FusedActivation or None
         What the result goes through last.
+    residual : bool
+        Whether an array of the result's shape is added before that.
     cut_from : int or None
         Output pixels of a sample of the problem that this is a tile of: what fixes the order of a reduction, so that
         tiles give the same bits as the whole.
@@ -64,6 +66,7 @@ class ConvProblem(Remembering):
     memory_order: str
     bias: bool
     activation: FusedActivation | None
+    residual: bool = False
     cut_from: int | None = None
 
     @cached_property
@@ -136,7 +139,9 @@ class ConvProblem(Remembering):
         grad_output = Operand("grad_output", self.output_shape, self.dtype, "output")
         factors = {"forward": (x, weight), "input_grad": (weight, grad_output), "weight_grad": (x, grad_output)}
         bias = Operand("bias", (self.bias_channels,), self.dtype)
-        return (*factors[self.direction], *((bias,) if self.bias else ()))
+        residual = Operand("residual", self.output_shape, self.dtype, "output")
+        added = (*((bias,) if self.bias else ()), *((residual,) if self.residual else ()))
+        return (*factors[self.direction], *added)
 
     @cached_property
     def results(self) -> tuple[Operand, ...]:
@@ -206,6 +211,7 @@ def conv_problem(
     activation: ActivationArgument = None,
     precision: str = "ieee",
     direction: str = "forward",
+    residual: bool = False,
 ) -> ConvProblem:
     """Check a convolution's arguments, once, and state it, or a gradient of it, as a `ConvProblem`.
 
@@ -241,6 +247,8 @@ def conv_problem(
     direction, bias = one_of("direction", direction, DIRECTIONS), as_flag("bias", bias)
     if direction == "weight_grad" and (bias or activation is not None):
         raise ShapeError("a weight gradient takes neither bias nor activation")
+    if as_flag("residual", residual) and direction != "forward":
+        raise ShapeError("a gradient takes no residual")
     geometry = conv_geometry(
         size, kernel_size=kernel, stride=stride, padding=padding, dilation=dilation, padding_mode=padding_mode
     )
@@ -259,6 +267,7 @@ def conv_problem(
         memory_order=memory_order,
         bias=bias,
         activation=parse_activation(activation),
+        residual=residual,
     )
 
 

@@ -199,7 +199,7 @@ KINDS: dict[str, set[str]] = {
 
 _KIND_OF: dict[str, str] = {
     **dict.fromkeys(("x", "weight", "grad_output", "input"), "array"),
-    **dict.fromkeys(("bias", "out", "workspace"), "optional array"),
+    **dict.fromkeys(("bias", "residual", "out", "workspace"), "optional array"),
     **dict.fromkeys(("stride", "dilation", "kernel_size"), "sizes"),
     **dict.fromkeys(("input_shape", "weight_shape"), "shape"),
     **dict.fromkeys(("padding_mode", "precision", "backend", "direction"), "name"),
@@ -329,10 +329,8 @@ def _calls() -> Iterator[tuple[str, Call]]:
         "conv_geometry",
         Call(sk.conv_geometry, {"input_size": (6, 6), "kernel_size": 3}, {"input_size": "input size"}),
     )
-    yield (
-        "plan_conv",
-        Call(sk.plan_conv, {"input_shape": x.shape, "weight_shape": w.shape, **on}, {"bias": "flag"}),
-    )
+    shapes = {"input_shape": x.shape, "weight_shape": w.shape}
+    yield "plan_conv", Call(sk.plan_conv, {**shapes, **on}, {"bias": "flag", "residual": "flag"})
     yield "use_backend", Call(_block(sk.use_backend), {"name": "reference"}, {"name": "name"}, {"name": "backend"})
     yield "set_num_threads", Call(_threads, {"threads": 1}, {"threads": "count"})
     yield from _plan_calls(x, w, y)

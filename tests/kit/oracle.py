@@ -183,12 +183,20 @@ def assert_within(y: np.ndarray, exact: Truth, dtype: str, activation: Any = Non
 
 
 def assert_correct(
-    y: np.ndarray, case: Case, x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None
+    y: np.ndarray,
+    case: Case,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None = None,
+    residual: np.ndarray | None = None,
 ) -> None:
     """Raise `AssertionError` unless `y` is of the right dtype and shape and within the bound, for `case`'s arrays."""
     if y.dtype != case.numpy_dtype:
         raise AssertionError(f"{case}: dtype {y.dtype}, wanted {case.dtype}")
     exact = truth(case, x, weight, bias)
+    if residual is not None:
+        r = channels_first(residual, case.channels_last).astype(np.float64)
+        exact = Truth(exact.linear + r, exact.magnitude + np.abs(r), exact.count + (r != 0))
     assert_within(channels_first(y, case.channels_last), exact, case.dtype, case.activation, case)
 
 

@@ -72,7 +72,7 @@ class Direct:
         filled = fresh(_prepared(problem))
         p = filled[0]
         p["x"], p["x_step"] = address(x), steps_of(x)
-        set_result(p, operands.bias, out)
+        set_result(p, operands, out)
         if operands.packed_weight is None:
             p["weight"], p["weight_step"] = address(weight), steps_of(weight)
         else:

@@ -129,7 +129,9 @@ class _ImplicitGemm:
             whole = samples == slice(0, problem.batch)
             part = problem if whole else replace(problem, batch=samples.stop - first)
             x, y = (operands.x, out) if whole else (operands.x[samples], out[samples])
-            self._run_part(part, device, tile, Operands(x=x, packed_weight=packed, bias=operands.bias), parts, y)
+            residual = None if operands.residual is None else operands.residual[samples]
+            given = Operands(x=x, packed_weight=packed, bias=operands.bias, residual=residual)
+            self._run_part(part, device, tile, given, parts, y)
 
     def _run_part(
         self, problem: ConvProblem, device: CudaDevice, tile: Tile, operands: Operands, parts: dict[str, Array],
@@ -139,7 +141,7 @@ class _ImplicitGemm:
         filled = fresh(_prepared(problem, device))
         p = filled[0]
         p["packed"] = address(operands.packed_weight)
-        set_result(p, operands.bias, out)
+        set_result(p, operands, out)
         p["filter_tiles"] = -(-problem.group_out_channels // tile.n)
         p["y_by_filters"] = abs(int(p["y_step"]["c"])) == 1 and problem.output_pixels > 1
         p["y_in_vectors"] = _in_chunks(out, problem.group_out_channels)

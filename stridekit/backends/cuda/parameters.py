@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from stridekit.backends import Operands
 from stridekit.memory.arrays import address
 from stridekit.problems.activations import FUSED
 from stridekit.problems.conv_problem import ConvProblem
@@ -20,7 +21,7 @@ STEPS: np.dtype[Any] = np.dtype([(name, np.int64) for name in "ncdhw"])
 DIVISOR: np.dtype[Any] = np.dtype(
     [("divisor", np.uint64), ("multiplier_64", np.uint64), ("multiplier_32", np.uint32), ("shift", np.uint32)]
 )
-POINTERS = ("x", "weight", "bias", "y", "packed", "partials")
+POINTERS = ("x", "weight", "bias", "residual", "y", "packed", "partials")
 DIVISORS = (
     "channel_pitch", "filters", "pixels", "kernel_row", "kernel_column", "output_depth", "output_row",
     "output_column", "filter_blocks", "all_filter_blocks",
@@ -38,6 +39,7 @@ PARAMETERS: np.dtype[Any] = np.dtype(
         *((name, np.uint64) for name in POINTERS),
         ("x_step", STEPS),
         ("y_step", STEPS),
+        ("residual_step", STEPS),
         ("weight_step", np.int64, 5),
         ("bias_step", np.int64),
         *((name, np.int64) for name in ("N", "groups", "C", "K")),
@@ -85,11 +87,13 @@ def parameters_of(problem: ConvProblem) -> np.ndarray:
     return filled
 
 
-def set_result(p: Any, bias: Any, out: Any) -> None:
+def set_result(p: Any, operands: Operands, out: Any) -> None:
     """Fill in where the result goes, and what the epilogue adds to it."""
     p["y"], p["y_step"] = address(out), steps_of(out)
-    if bias is not None:
-        p["bias"], p["bias_step"] = address(bias), bias.strides[0] // bias.itemsize
+    if operands.bias is not None:
+        p["bias"], p["bias_step"] = address(operands.bias), operands.bias.strides[0] // operands.bias.itemsize
+    if operands.residual is not None:
+        p["residual"], p["residual_step"] = address(operands.residual), steps_of(operands.residual)
 
 
 def fresh(filled: np.ndarray) -> np.ndarray:

@@ -94,6 +94,9 @@ class SlidingTaps:
             for n in range(problem.batch):
                 pad_sample(problem, operands.x[n], padded)
                 correlate(problem, padded, weight, total, product)
+                if operands.residual is not None:
+                    product[...] = operands.residual[n]
+                    total += product
                 out[n] = _finished(problem, operands, total)
 
     def _layout(self, problem: ConvProblem, packed: bool) -> WorkspaceLayout:

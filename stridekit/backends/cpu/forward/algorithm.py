@@ -30,7 +30,17 @@ from stridekit.backends.cpu.forward.launch import (
     weights_bytes,
 )
 from stridekit.backends.cpu.runtime.processor import CpuDevice
-from stridekit.backends.cpu.runtime.records import OUT, WEIGHT, WORD_BYTES, Strided, X, bases, rows, strides_of
+from stridekit.backends.cpu.runtime.records import (
+    OUT,
+    RESIDUAL,
+    WEIGHT,
+    WORD_BYTES,
+    Strided,
+    X,
+    bases,
+    rows,
+    strides_of,
+)
 from stridekit.memory.workspace import align
 from stridekit.problems.conv_problem import ConvProblem
 
@@ -113,8 +123,10 @@ class TileAlgorithm:
         """Compute `problem` into `out`."""
         x, weight, packed = operands.x, operands.weight, operands.packed_weight
         strides = None if packed is not None else weight.strides
-        job = _alone(self, problem, device, strides_of(x), strides, strides_of(out))
-        execute(job, problem.dtype, workspace, x, weight, packed, operands.bias, out)
+        residual = operands.residual
+        added = None if residual is None else strides_of(residual)
+        job = _alone(self, problem, device, strides_of(x), strides, strides_of(out), added)
+        execute(job, problem.dtype, workspace, x, weight, packed, operands.bias, out, residual)
 
 
 @lru_cache(maxsize=1024)
@@ -125,10 +137,12 @@ def _alone(
     x: tuple[int, ...],
     weight: tuple[int, ...] | None,
     out: tuple[int, ...],
+    residual: tuple[int, ...] | None,
 ) -> Job:
-    """Prepare one problem, given the strides of its arrays; None for packed weights."""
+    """Prepare one problem, given the strides of its arrays; None for packed weights, and for no residual."""
+    added = Strided() if residual is None else Strided(RESIDUAL, *residual)
     steps = () if weight is None else grouped_strides(problem, weight)
-    part = Part(problem, Strided(X, *x), Strided(OUT, *out), Weight(WEIGHT, *steps))
+    part = Part(problem, Strided(X, *x), Strided(OUT, *out), Weight(WEIGHT, *steps), added)
     return algorithm.job((part,), device, weight is None)
 
 

@@ -60,7 +60,7 @@ class Blocking(NamedTuple):
         Whether it pays to leave out taps that read only zeros of the padding.
     padding_mode, itemsize : int
         Number of the mode; bytes of a sum.
-    box, columns, box_taps, x_taps, some_taps, pixels, targets, reached, rows, sums : int
+    box, columns, box_taps, x_taps, some_taps, pixels, targets, residuals, reached, rows, sums : int
         Byte offsets of the parts of a thread's scratch.
     scratch, tasks, workers : int
         Its bytes; how many tasks there are; how many threads are worth it.
@@ -96,6 +96,7 @@ class Blocking(NamedTuple):
     some_taps: int
     pixels: int
     targets: int
+    residuals: int
     reached: int
     rows: int
     sums: int
@@ -222,6 +223,7 @@ def _cut(
         "some_taps": 16 * problem.taps,
         "pixels": table,
         "targets": table,
+        "residuals": table * problem.residual,
         "reached": table,
         "rows": 8 * (SUM_PIXELS + most_pixels),
         "sums": (SUM_PIXELS + most_pixels) * tile_vectors * device.vector_bytes,

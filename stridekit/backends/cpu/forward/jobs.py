@@ -60,7 +60,8 @@ class Call(NamedTuple):
     in_place : whether a block that touches no padding may be read where it lies
     scratch, scratch_step : address of ``b.scratch`` bytes for each thread, and bytes from one to the next
     counter : address of the shared task counter
-    x, out : Strided
+    adds : whether a residual is added to the sums
+    x, out, residual : Strided
     """
 
     blocking: int
@@ -73,5 +74,7 @@ class Call(NamedTuple):
     scratch: int
     scratch_step: int
     counter: int
+    adds: int
     x: Strided
     out: Strided
+    residual: Strided

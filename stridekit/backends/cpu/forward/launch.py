@@ -46,6 +46,7 @@ class Part(NamedTuple):
     x: Strided
     out: Strided
     weight: Weight
+    residual: Strided = Strided()
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,8 +154,10 @@ def job_of(cut: Cut, parts: tuple[Part, ...], device: CpuDevice, packed: bool) -
                 scratch=WORKSPACE + layout.offsets["scratch"],
                 scratch_step=step,
                 counter=counter + WORD_BYTES,
+                adds=part.problem.residual,
                 x=part.x,
                 out=part.out,
+                residual=part.residual,
             )
         )
         counter += _COUNTERS * WORD_BYTES
@@ -220,6 +223,7 @@ def execute(
     packed: np.ndarray | None,
     bias: np.ndarray | None,
     out: np.ndarray,
+    residual: np.ndarray | None = None,
 ) -> None:
     """Run a job: pack the weights, unless they come packed, then convolve."""
     from stridekit.backends.cpu.forward.loop_nest import convolve
@@ -229,9 +233,9 @@ def execute(
 
     first, nbytes = job.layout.offsets["counters"], job.layout.regions[0][1]
     workspace[first : first + nbytes] = 0
-    arrays = workspace, x, weight, packed, bias, out, job
+    arrays = workspace, x, weight, packed, bias, out, residual, job
     read = weight if packed is None else packed
-    begin = bases(workspace, x, out, read)
+    begin = bases(workspace, x, out, read, bias, residual)
     given = (0, 0) if bias is None else (bias.ctypes.data, bias.strides[0])
     pack_bias(dtype)(job.blocking, *given, int(begin[WORKSPACE.base]) + job.layout.offsets["bias"])
     if packed is None:

@@ -20,7 +20,7 @@ from stridekit.backends.cpu.forward.address_tables import (
     inside,
 )
 from stridekit.backends.cpu.forward.blocking import Blocking
-from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, ActivationCode, finish
+from stridekit.backends.cpu.forward.epilogue import NO_ACTIVATION, ActivationCode, add_residual, finish
 from stridekit.backends.cpu.forward.jobs import Call
 from stridekit.backends.cpu.forward.macrokernel import Pixels, sum_pixels
 from stridekit.backends.cpu.forward.microkernel import Out, Taps
@@ -41,14 +41,14 @@ class Filters(NamedTuple):
     ----------
     vectors, number : vectors that hold them, and how many they are
     weights, bias : addresses of theirs
-    plane : bytes from a pixel of the output to the first of them
+    first : number of the first of them among all
     """
 
     vectors: int
     number: int
     weights: int
     bias: int
-    plane: int
+    first: int
 
 
 @helper
@@ -79,6 +79,18 @@ def _cut_block(b: Any, d0: int, h0: int, w0: int, in_place: bool) -> Block:
 
 
 @helper
+def _fill_places(table: int, array: Any, n: int, after: int, block: Any) -> Any:
+    """Write where a block's inner pixels lie in sample `n` of an array, and `after` bytes on where its outer ones do.
+
+    Return how many outer ones there are.
+    """
+    steps, corner = Steps(array.d, array.h, array.w), array.start + n * array.n
+    fill_inner_table(table, corner, block, steps)
+    d, h, w = block.origin
+    return fill_outer_table(table + after, corner + d * array.d + h * array.h + w * array.w, block, steps)
+
+
+@helper
 def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, first: int, whole_rows: bool) -> Any:
     """Write where the pixels of a block lie and go, and gather what the outer ones read.
 
@@ -87,7 +99,7 @@ def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, fi
     inner, outer : int
         How many there are of each; their tables follow each other, `MOST_PIXELS` apart.
     """
-    x, out, box = call.x, call.out, box_steps(b)
+    x, box = call.x, box_steps(b)
     d0, h0, w0, rest = block_origin(b, place)
     group, n = rest % b.groups, rest // b.groups
     # Lanewise, the box holds the channels of one filter block; else all that the group's filters read.
@@ -98,17 +110,15 @@ def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, fi
         # A lane reads whole vectors: the last ones may lie past the end of x.
         in_place = in_place and count == b.tile_vectors * b.lanes
     block = _cut_block(b, d0, h0, w0, in_place)
-    pixels, targets = scratch + b.pixels, scratch + b.targets
+    pixels = scratch + b.pixels
 
     sample = x.start + n * x.n
     corner = sample + channel * x.c - b.d.pad * x.d - b.h.pad * x.h - b.w.pad * x.w
     inner = fill_inner_table(pixels, corner, block, Steps(b.d.stride * x.d, b.h.stride * x.h, b.w.stride * x.w))
-    steps, corner = Steps(out.d, out.h, out.w), out.start + n * out.n
-    fill_inner_table(targets, corner, block, steps)
-
     after = (inner + MOST_PIXELS) * 8
-    corner += d0 * out.d + h0 * out.h + w0 * out.w
-    outer = fill_outer_table(targets + after, corner, block, steps)
+    outer = _fill_places(scratch + b.targets, call.out, n, after, block)
+    if call.adds:
+        _fill_places(scratch + b.residuals, call.residual, n, after, block)
     if outer > 0:
         gather(tag, acc, b, x, sample, channel, count, block, scratch)
         steps = Steps(b.d.pixel_step * box.d, b.h.pixel_step * box.h, b.w.pixel_step * box.w)
@@ -125,8 +135,8 @@ def _filters(b: Any, call: Any, group: int, block: int) -> Filters:
     vectors = min(b.tile_vectors, b.vectors - block * b.tile_vectors)
     before = group * row + block * lanes * b.itemsize
     weights = call.weights + before * b.d.kernel * b.h.kernel * b.w.kernel * b.channels
-    plane = (group * b.filters + block * lanes) * call.out.c
-    return Filters(vectors, min(lanes, b.filters - block * lanes), weights, call.bias + before, plane)
+    first = group * b.filters + block * lanes
+    return Filters(vectors, min(lanes, b.filters - block * lanes), weights, call.bias + before, first)
 
 
 @inlined
@@ -152,6 +162,7 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
     # A tap in the padding may be left out only if it adds zeros: not if its weight is infinite or NaN.
     skips = b.skips and get_int(call.unbounded, 0) == 0
     unfinished = b.channel_blocks > 1 or call.activation != NO_ACTIVATION or call.out.c != b.itemsize or not b.copies
+    unfinished = unfinished or call.adds != 0
     chunks = -(-b.filter_blocks // b.filter_chunk)
     prepared, inner, outer, rows_of = -1, 0, 0, 0
     while True:
@@ -182,9 +193,13 @@ def _convolve(tag: Any, acc: Any, job: int, worker: int) -> None:
                     number = total if direct else min(SUM_PIXELS, total - p)
                     reached = scratch + b.reached + p * 8 if part == 1 and skips else 0
                     some = Pixels(pixels + shift + p * 8, number, reached)
-                    out = Out(targets + shift + p * 8, filters.plane, call.out.c)
+                    out = Out(targets + shift + p * 8, filters.first * call.out.c, call.out.c)
                     to = out if direct else Out(scratch + b.rows, 0, 0)
                     sum_pixels(acc, b, filters, some, taps, sums, to)
+                    if call.adds:
+                        step = call.residual.c
+                        place = Out(scratch + b.residuals + shift + p * 8, filters.first * step, step)
+                        add_residual(tag, acc, b, sums, number, filters.vectors, filters.number, place)
                     if not direct:
                         finish(tag, acc, b, sums, number, filters.vectors, filters.number, activation, out)
 

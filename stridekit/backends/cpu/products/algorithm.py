@@ -189,7 +189,7 @@ class MatrixProduct:
 
     def supports(self, problem: ConvProblem, device: CpuDevice) -> str:
         """Return ``""``, or why not."""
-        return no_half(problem, device)
+        return "a residual is added by tiles alone" if problem.residual else no_half(problem, device)
 
     def cost(self, problem: ConvProblem, device: CpuDevice) -> float:
         """Return the modelled time: products, and what is laid beside them."""

@@ -16,12 +16,12 @@ WORD_BYTES = 8
 class Strided(NamedTuple):
     """Address of element (0, 0, 0, 0, 0) of an array and its strides in bytes, 0 for axes that a lower rank lacks."""
 
-    start: int
-    n: int
-    c: int
-    d: int
-    h: int
-    w: int
+    start: int = 0
+    n: int = 0
+    c: int = 0
+    d: int = 0
+    h: int = 0
+    w: int = 0
 
 
 def strides_of(array: np.ndarray) -> tuple[int, int, int, int, int]:
@@ -45,7 +45,7 @@ class Address(int):
         return Address(self.base, int(self) + nbytes)
 
 
-WORKSPACE, X, OUT, WEIGHT, BIAS = (Address(base) for base in range(1, 6))
+WORKSPACE, X, OUT, WEIGHT, BIAS, RESIDUAL = (Address(base) for base in range(1, 7))
 
 
 class Rows(NamedTuple):
@@ -90,5 +90,5 @@ def rows(*records: int | tuple[Any, ...]) -> Rows:
 
 
 def bases(*arrays: np.ndarray | None) -> np.ndarray:
-    """Return where a call's workspace, x, out, weight and bias begin, for `Rows.at`; None for what it has not."""
+    """Return where workspace, x, out, weight, bias and residual begin, for `Rows.at`; None for what a call lacks."""
     return np.array([0, *[0 if array is None else array.ctypes.data for array in arrays]], np.int64)
