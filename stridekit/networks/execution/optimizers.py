@@ -90,7 +90,6 @@ class SGD(Optimizer):
     """Plain descent: ``p -= learning_rate * g``."""
 
     def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
-        """Move."""
         xp.multiply(g, self.learning_rate, out=g)
         xp.subtract(p, g, out=g)
         p[...] = g
@@ -105,7 +104,6 @@ class Momentum(Optimizer):
     momentum: float = 0.9
 
     def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
-        """Move."""
         (velocity,) = kept
         xp.multiply(velocity, self.momentum, out=velocity)
         xp.add(velocity, g, out=velocity)
@@ -125,7 +123,6 @@ class Adam(Optimizer):
     epsilon: float = 1e-8
 
     def move(self, xp: Any, p: Array, g: Array, work: Array, kept: list[Array]) -> None:
-        """Move."""
         mean, square = kept
         first, second = self.betas
         # mean += (1 - b1) (g - mean); square = b2 square + (1 - b2) g g.

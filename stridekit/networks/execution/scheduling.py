@@ -256,7 +256,7 @@ class _Scheduler:
         def run(views: Views, workspace: Array) -> None:
             for name, fresh in targets:
                 if fresh:
-                    # The one that took the gradient's memory has it already.
+                    # If this value shares the gradient's memory, the copy changes nothing.
                     views[name][...] = views[gradient]
                 else:
                     context.xp.add(views[name], views[gradient], out=views[name])

@@ -75,7 +75,7 @@ class Step:
 
 
 def brought(array: Array, memory: Memory) -> Array:
-    """Return a parameter, or what is kept for it, where `memory` is, to be written in one row: itself, or a copy."""
+    """Return a parameter or its optimizer state in `memory`, contiguous and writeable; copied only if it is not."""
     if memory.library == "numpy" and not isinstance(array, np.ndarray):
         array = array.get()
     if not memory.resident(array):

@@ -209,7 +209,7 @@ def convolve(dtype: str) -> int:
     tag, acc = tags(dtype)
 
     def run(job: int, worker: int) -> None:
-        # Problems do not wait for each other: who finds no task left of one goes on to the next.
+        # Problems are not synchronised: a thread that finds no task left in one moves on to the next.
         for number in range(get_int(job, 0)):
             _convolve(tag, acc, job + 8 + number * _CALL_BYTES, worker)
 

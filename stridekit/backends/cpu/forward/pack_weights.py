@@ -183,7 +183,7 @@ def pack_bias(dtype: str) -> Any:
             for k in range(padded):
                 at = packed + (group * padded + k) * b.itemsize
                 if bias != 0 and k < b.filters:
-                    # Plus zero: sums that begin with a negative zero would show which zeros are added to them.
+                    # Add zero, so that -0 becomes +0: a sum that starts at -0 would show which taps are skipped.
                     store(acc, at, load(tag, bias + (group * b.filters + k) * stride) + acc)
                 else:
                     store(acc, at, acc)

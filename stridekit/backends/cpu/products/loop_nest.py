@@ -152,7 +152,7 @@ def _begin(tag: Any, acc: Any, job: int, group: int, block: Any, sums: int) -> N
     start = bias.start + group * bias.group + block.row * bias.row + block.first * bias.column
     if bias.column == 0:
         for number in range(block.rows):
-            # Plus zero, as `pack_bias` has it.
+            # Add zero, as `pack_bias` does.
             fill_vectors(acc, sums + number * b.pitch, vectors, load(tag, start + number * bias.row) + acc)
         return
     fill_vectors(acc, sums, vectors, acc)

@@ -1,8 +1,8 @@
 """How work reaches another thread within a microsecond: mailboxes in memory, read and written by compiled code.
 
-A worker spins on its mailbox for a while after each piece of work, then goes to sleep; only then does waking it take
-the operating system's way. Everything here runs without the interpreter lock, and what a caller does, from handing out
-its work until the last worker has ended, is one call: no interrupt comes in between.
+A worker spins on its mailbox for a while after each piece of work, then sleeps. Waking a sleeping worker needs the
+operating system; waking a spinning one does not. Everything here runs without the interpreter lock. What a caller does,
+from handing out its work until the last worker has ended, is one call: no interrupt comes in between.
 
 Mailboxes lie ``BOX_BYTES`` apart, after as many bytes that all share: the addresses of the functions that take and
 free a lock, a lock that is never free, and how often a worker looks for work before it sleeps. A mailbox is four

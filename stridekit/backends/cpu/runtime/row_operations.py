@@ -370,7 +370,7 @@ lanes_divide = declared(_emit_divide, 3)
 
 
 def room(nbytes: int) -> Any:
-    """Return a function of nothing that returns the address of so many bytes on its caller's stack, on a cache line."""
+    """Return an intrinsic without arguments: it reserves `nbytes` on its caller's stack and returns their address."""
 
     def declare(typingctx: Any) -> Any:
         def codegen(context: Any, builder: _Builder, signature: Any, args: Any) -> _Value:

@@ -49,7 +49,6 @@ class Weighted(LayerKernel):
 
     @property
     def forward_workspace(self) -> int:
-        """The plan's."""
         return self.plan.workspace_bytes()
 
     @property
@@ -63,12 +62,10 @@ class Weighted(LayerKernel):
         return max(needed)
 
     def forward(self, pass_: Forward) -> None:
-        """Convolve."""
         bias = pass_.parameters["bias"] if self.operation.bias else None
         self.convolve(pass_.inputs[0], pass_.parameters["weight"], bias, pass_.output, pass_.workspace)
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
-        """Run the forward plan."""
         self.plan.execute(_first(x), weight, bias, out=_first(out), workspace=workspace)
 
     def backward(self, pass_: Backward) -> None:
@@ -105,7 +102,6 @@ class ConvKernel(Weighted):
 
     @cached_property
     def problem(self) -> ConvProblem:
-        """The convolution."""
         operation = self.operation
         return conv_problem(
             self.inputs[0],
@@ -128,7 +124,6 @@ class LinearKernel(Weighted):
 
     @cached_property
     def problem(self) -> ConvProblem:
-        """The product."""
         return conv_problem(
             (*self.inputs[0], 1),
             (self.channels, self.inputs[0][1], 1),
@@ -138,7 +133,6 @@ class LinearKernel(Weighted):
         )
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
-        """Run the forward plan."""
         self.plan.execute(x[..., None], weight[..., None], bias, out=out[..., None], workspace=workspace)
 
     def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
@@ -191,7 +185,6 @@ class ConvTransposeKernel(Weighted):
         return _first(gradient)[(..., *(slice(size) for size in self._reached))]
 
     def convolve(self, x: Array, weight: Array, bias: Array | None, out: Array, workspace: Array) -> None:
-        """Spread the input."""
         self.plan.execute(weight, _first(x), bias, out=_first(out), workspace=workspace)
 
     def weight_gradient(self, x: Array, gradient: Array, out: Array, workspace: Array) -> None:
@@ -199,7 +192,6 @@ class ConvTransposeKernel(Weighted):
         self.weight_plan.execute(self._read(gradient), _first(x), out=out, workspace=workspace)
 
     def input_gradient(self, weight: Array, gradient: Array, out: Array, workspace: Array) -> None:
-        """Convolve the output's gradient."""
         self.input_plan.execute(self._read(gradient), weight, out=_first(out), workspace=workspace)
 
 
@@ -211,7 +203,6 @@ class BlurPoolKernel(Weighted):
 
     @cached_property
     def problem(self) -> ConvProblem:
-        """The convolution."""
         geometry = self.resolved.geometry
         return conv_problem(
             self.inputs[0],
@@ -243,7 +234,6 @@ class BlurPoolKernel(Weighted):
         return carved_bytes(self._region) + self.input_plan.workspace_bytes()
 
     def forward(self, pass_: Forward) -> None:
-        """Blur and take."""
         weight, rest = self._weight(pass_.workspace)
         self.convolve(pass_.inputs[0], weight, None, pass_.output, rest)
 

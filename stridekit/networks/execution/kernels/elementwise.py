@@ -43,12 +43,10 @@ class ActivationKernel(PointwiseKernel):
 
     @property
     def forward_workspace(self) -> int:
-        """Three blocks."""
         return self.block_bytes(3)
 
     @property
     def backward_workspace(self) -> int:
-        """Three blocks."""
         return self.block_bytes(3)
 
     @cached_property
@@ -60,20 +58,18 @@ class ActivationKernel(PointwiseKernel):
 
     @cached_property
     def _number(self) -> float:
-        """The function's slope or limit; the limit as results have it, who are compared with it."""
+        """The slope or the limit. The limit is rounded as the results are, because they are compared with it."""
         operation = self.operation
         limited = self._function.parameter == "limit"
         return float(self.context.element.type(operation.limit) if limited else operation.slope)
 
     def forward(self, pass_: Forward) -> None:
-        """Apply the function."""
         for x, y, v, t, u in self.blocks(pass_.workspace, 3, pass_.inputs[0], pass_.output):
             v[...] = x
             self._function.value(self.xp, v, t, u, self._number)
             y[...] = v
 
     def backward(self, pass_: Backward) -> None:
-        """Multiply by the derivative."""
         if pass_.grad_inputs[0] is None:
             return
         derivative = self._function.derivative
@@ -95,12 +91,10 @@ class GeluKernel(LayerKernel):
 
     @classmethod
     def suits(cls, context: Context, resolved: Resolved) -> bool:
-        """Say so of GELU."""
         return isinstance(resolved.operation, Activation) and resolved.operation.function == "gelu"
 
     @property
     def grad_in_place(self) -> tuple[int, ...]:
-        """The gradient's memory."""
         return (0,)
 
     @cached_property
@@ -127,11 +121,9 @@ class GeluKernel(LayerKernel):
 
     @property
     def backward_workspace(self) -> int:
-        """Three blocks."""
         return self.block_bytes(3)
 
     def forward(self, pass_: Forward) -> None:
-        """Apply the function."""
         ones, rest = carve(pass_.workspace, self._region)
         ones[...] = 1
         x, y = (
@@ -180,16 +172,13 @@ class AddKernel(LayerKernel):
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        """Any input's memory."""
         return tuple(range(len(self.inputs)))
 
     @property
     def forward_workspace(self) -> int:
-        """One block."""
         return self.block_bytes(1)
 
     def forward(self, pass_: Forward) -> None:
-        """Add."""
         for *terms, y, v in self.blocks(pass_.workspace, 1, *pass_.inputs, pass_.output):
             self.xp.add(terms[0], terms[1], out=v, dtype=v.dtype)
             for term in terms[2:]:

@@ -36,7 +36,6 @@ class ScaleKernel(PointwiseKernel):
         return carved_bytes(((self.channels,), FLOAT64)) + self.block_bytes(1) + self.sums_bytes
 
     def forward(self, pass_: Forward) -> None:
-        """Multiply."""
         for x, y in self.blocks(pass_.workspace, 0, pass_.inputs[0], pass_.output):
             self.xp.multiply(x, pass_.parameters["weight"], out=y)
 
@@ -63,7 +62,6 @@ class MultiplyKernel(LayerKernel):
 
     @property
     def in_place(self) -> tuple[int, ...]:
-        """Either input's memory."""
         return (0, 1)
 
     @property
@@ -73,11 +71,9 @@ class MultiplyKernel(LayerKernel):
 
     @property
     def backward_workspace(self) -> int:
-        """Two blocks."""
         return self.block_bytes(2)
 
     def forward(self, pass_: Forward) -> None:
-        """Multiply."""
         for a, b, y in self.blocks(pass_.workspace, 0, *pass_.inputs, pass_.output):
             self.xp.multiply(a, b, out=y)
 
@@ -114,7 +110,6 @@ class GateKernel(PointwiseKernel):
         return carved_bytes(*self._regions) if self.wanted[1] else 0
 
     def forward(self, pass_: Forward) -> None:
-        """Multiply."""
         x, gate, y = (self._by_sample(array) for array in (*pass_.inputs, pass_.output))
         for part in self._parts():
             self.xp.multiply(x[part], gate[part[0]], out=y[part])

@@ -41,7 +41,6 @@ class FixedBatchNormKernel(_PerChannel):
         return self.forward_workspace
 
     def forward(self, pass_: Forward) -> None:
-        """Scale and shift."""
         scale, shift, rest = self._affine(pass_.parameters, pass_.workspace)
         for x, y, v in self.blocks(rest, 1, pass_.inputs[0], pass_.output):
             self.xp.multiply(x, scale, out=v)
@@ -49,7 +48,6 @@ class FixedBatchNormKernel(_PerChannel):
             y[...] = v
 
     def backward(self, pass_: Backward) -> None:
-        """Scale the gradient."""
         scale, _, rest = self._affine(pass_.parameters, pass_.workspace)
         if pass_.grad_inputs[0] is not None:
             for g, gx, v in self.blocks(rest, 1, pass_.grad_output, pass_.grad_inputs[0]):
@@ -97,7 +95,6 @@ class BatchNormKernel(_PerChannel):
         return carved_bytes(*self._per_channel) + self.block_bytes(2) + self.sums_bytes
 
     def forward(self, pass_: Forward) -> None:
-        """Normalise, scale and shift."""
         xp, parameters = self.xp, pass_.parameters
         mean64, spread64, scale, shift, rest = carve(pass_.workspace, *self._per_channel)
         self._measure(pass_, mean64, spread64, rest)
@@ -206,7 +203,6 @@ class LayerNormKernel(PointwiseKernel):
         return totals + carved_bytes(*self._per_row) + self.block_bytes(2) + self.sums_bytes
 
     def forward(self, pass_: Forward) -> None:
-        """Normalise, scale and shift."""
         xp = self.xp
         *per_row, rest = carve(pass_.workspace, *self._per_row)
         for x, y, v, t in self.blocks(rest, 2, pass_.inputs[0], pass_.output):

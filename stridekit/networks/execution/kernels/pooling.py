@@ -21,7 +21,6 @@ class PoolKernel(LayerKernel):
 
     @cached_property
     def problem(self) -> PoolProblem:
-        """State it."""
         found: PoolProblem = self.operation.problem(self.inputs[0], self.context.dtype, "channels_last", "forward")
         return found
 
@@ -37,7 +36,6 @@ class PoolKernel(LayerKernel):
 
     @property
     def forward_workspace(self) -> int:
-        """The plan's."""
         return self.plan.workspace_bytes()
 
     @property
@@ -46,11 +44,9 @@ class PoolKernel(LayerKernel):
         return self.input_plan.workspace_bytes() if self.wanted[0] else 0
 
     def forward(self, pass_: Forward) -> None:
-        """Pool."""
         self.plan.execute(pass_.inputs[0], out=pass_.output, workspace=pass_.workspace)
 
     def backward(self, pass_: Backward) -> None:
-        """Spread the gradient evenly."""
         if pass_.grad_inputs[0] is not None:
             read = (pass_.inputs[0], pass_.grad_output) if self.saves_inputs else (pass_.grad_output,)
             self.input_plan.execute(*read, out=pass_.grad_inputs[0], workspace=pass_.workspace)

@@ -59,7 +59,6 @@ class UpsampleKernel(LayerKernel):
         return self.forward_workspace if self.wanted[0] else 0
 
     def forward(self, pass_: Forward) -> None:
-        """Resize axis after axis."""
         slices, stages = self._rooms(pass_.inputs[0], pass_.output, pass_.workspace)
         for axis, (source, target) in enumerate(pairwise(stages)):
             for pixel, taps in enumerate(self._taps(axis)):

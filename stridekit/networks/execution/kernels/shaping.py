@@ -38,7 +38,6 @@ class SliceKernel(LayerKernel):
     runs = (Slice,)
 
     def forward(self, pass_: Forward) -> None:
-        """Copy them."""
         pass_.output[...] = pass_.inputs[0][..., self.operation.start : self.operation.stop]
 
     def backward(self, pass_: Backward) -> None:
@@ -65,10 +64,8 @@ class FlattenKernel(LayerKernel):
         return self.in_place
 
     def forward(self, pass_: Forward) -> None:
-        """Copy in order."""
         pass_.output.reshape(self.inputs[0])[...] = channels_first_view(pass_.inputs[0], True)
 
     def backward(self, pass_: Backward) -> None:
-        """Copy back in order."""
         if pass_.grad_inputs[0] is not None:
             channels_first_view(pass_.grad_inputs[0], True)[...] = pass_.grad_output.reshape(self.inputs[0])

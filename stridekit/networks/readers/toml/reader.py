@@ -62,7 +62,7 @@ def parse_toml(text: str, file: str) -> Draft:
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a layer is written: in which list of layers, and as the how manieth."""
+    """Where a layer is written: in which list of layers, and at which position."""
 
     block: str | None
     index: int

@@ -66,7 +66,7 @@ def conv_transpose(
 
 
 def max_pool(tracer: Tracer, value: Value, window: Window, *, ceil_mode: bool) -> Tensor:
-    """Add a max-pooling, whose own padding never is the largest; one of zeros before it could be."""
+    """Add a max-pooling. Its own padding never wins; zeros from an earlier Pad could, so those are refused."""
     tensor = channels_first(value)
     return tracer.emit(MaxPool(**window.options(), ceil_mode=ceil_mode), [tensor])
 
