@@ -142,20 +142,13 @@ def test_nothing_beside_out_is_written(backend: str, name: str, dtype: str, memo
     assert (large == 77).all()
 
 
-def residual_of(case: Case, way: str = "contiguous") -> np.ndarray:
-    """Draw a residual that lies in the opposite of x's memory order."""
-    drawn = case.numbers(case.drawing("residual"), (case.batch, case.filters, *case.output_sizes), 3)
-    order = MEMORY_ORDERS[1 - MEMORY_ORDERS.index(case.memory_order)]
-    return case.viewed(lay(drawn.astype(case.numpy_dtype), order, way))
-
-
 @pytest.mark.parametrize("case", every(4, CURATED), ids=str)
 @every_dtype
 @pytest.mark.rotated("backend", "dtype")
 def test_a_residual_is_added_before_the_activation(backend: str, case: Case, dtype: str) -> None:
     number = CURATED.index(case)
     case = replace(case, dtype=dtype, activation=ACTIVATIONS[number % len(ACTIVATIONS)])
-    arrays, residual = case.arrays(), residual_of(case, list(WAYS)[number % len(WAYS)])
+    arrays, residual = case.arrays(), case.residual(list(WAYS)[number % len(WAYS)])
     y = case.run(arrays, residual=residual, backend=backend)
     assert_correct(y, case, *arrays, residual=residual)
     own = residual.copy()
@@ -166,7 +159,7 @@ def test_a_residual_is_added_before_the_activation(backend: str, case: Case, dty
 @every_case
 def test_every_algorithm_that_adds_a_residual_gives_the_same_bits_of_small_integers(case: Case) -> None:
     case = replace(case, data="integers", activation=EXACT_ACTIVATIONS[CURATED.index(case) % len(EXACT_ACTIVATIONS)])
-    arrays, residual = case.arrays(), residual_of(case)
+    arrays, residual = case.arrays(), case.residual()
     wanted = case.run(arrays, residual=residual, backend="reference")
     assert_correct(wanted, case, *arrays, residual=residual)
     plan = case.plan("cpu", residual=True)
@@ -179,7 +172,7 @@ def test_every_algorithm_that_adds_a_residual_gives_the_same_bits_of_small_integ
 
 def test_a_residual_counts_and_is_cut_with_the_output(backend: str) -> None:
     case = replace(next(c for c in CURATED if c.name == "3x3 with padding"), batch=4, sizes=(40, 41))
-    arrays, residual = case.arrays(), residual_of(case)
+    arrays, residual = case.arrays(), case.residual()
     plan = case.plan(backend, residual=True)
     without = case.plan(backend)
     assert plan.vram.input - without.vram.input == plan.vram.output

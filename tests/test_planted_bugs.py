@@ -16,7 +16,8 @@ tails of channels or taps that are not zero;
 padding that is not folded, or twice; pixels that
 are filled with something
 one pixel, filter or channel too many; filters not  AddressSanitizer, at the end of x, of the weights, of the bias, of
-clamped; one thread too many; the next bias or y    y and of the workspace
+clamped; one thread too many; the next bias,        the residual, of y and of the workspace
+residual or y
 no swizzle                                          the count of bank conflicts
 ==================================================  ==================================================================
 """
@@ -71,6 +72,7 @@ FMA = Sample(
     replace(WIDE, dtype="float32", channels=12, memory="channels_last"), "implicit_gemm_fma", tile=FLOAT32_TILES[1]
 )
 DIRECT = Sample(replace(WIDE, filters=7))
+ADDED = replace(DIRECT, adds=True)
 FOLDED = Sample(replace(WIDE, channels=5, filters=6, dtype="float32", padding=2, padding_mode="reflect"),
                 direction="input_grad")  # fmt: skip
 # The first pixel is one of those that no window reads.
@@ -199,6 +201,7 @@ BEYOND = [
     Bug("one thread too many that fills", "fill.cu", "i >= P.walk.elements", "i > P.walk.elements", FILLED),
     Bug("filters not clamped", "direct.cu", CLAMP, "true ? f", DIRECT),
     Bug("next channel", "direct.cu", "c < channels", "c <= channels", DIRECT),
+    Bug("next residual", "epilogue.cuh", "k * P.residual_step.c]", "(k + 1) * P.residual_step.c]", ADDED),
     Bug("next bias", "epilogue.cuh", "k * P.bias_step", "(k + 1) * P.bias_step", DIRECT),
     Bug("next y", "direct.cu", "y[k * P.y_step.c]", "y[(k + 1) * P.y_step.c]", DIRECT),
 ]

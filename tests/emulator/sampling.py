@@ -71,6 +71,8 @@ class Sample:
         Of the emulator.
     direction
         Forward, or one of `gradients.DIRECTIONS`, without bias and activation.
+    adds
+        Whether a residual is added.
     """
 
     case: Case
@@ -82,6 +84,7 @@ class Sample:
     wide: bool = False
     schedule: Schedule = SCHEDULES[0]
     direction: str = "forward"
+    adds: bool = False
 
     @property
     def gradient(self) -> Gradient:
@@ -95,6 +98,7 @@ class Sample:
     def run(self, flavour: str = "fast") -> list[str]:
         """Compute it, raise where the result is wrong, and return the kernels launched."""
         first, second, *bias = self.operands()
+        residual = self.case.residual() if self.adds else None
         with ExitStack() as stack:
             if self.tile:
                 stack.enter_context(patch.multiple(implicit_gemm, **dict.fromkeys(_TILED, (self.tile,))))
@@ -109,20 +113,22 @@ class Sample:
             if self.packed and self.direction != "weight_grad":
                 place = 1 if self.direction == "forward" else 0
                 given[place] = plan.pack(given[place])
-            y = plan.execute(*given, *bias)
+            y = plan.execute(*given, *bias, residual=residual)
         if self.precision == "tf32" and _forward_name(self.algorithm) == "implicit_gemm":
             # Products of rounded factors are exact, so that the bound of float32 holds for them.
             first, second = _tf32(first), _tf32(second)
         if self.direction == "forward":
-            assert_correct(y, self.case, first, second, *bias)
+            assert_correct(y, self.case, first, second, *bias, residual=residual)
         else:
             self.gradient.assert_correct(y, (first, second))
         return list(runtime.launched)
 
     def plan(self) -> Any:
         """Plan it for the runtime in use."""
-        of = self.case if self.direction == "forward" else self.gradient
-        plan = of.plan("cuda", precision=self.precision)
+        if self.direction == "forward":
+            plan = self.case.plan("cuda", precision=self.precision, residual=self.adds)
+        else:
+            plan = self.gradient.plan("cuda", precision=self.precision)
         device = plan.device.frugal() if self.in_place else plan.device
         return replace(plan, algorithm=self.algorithm, device=device)
 
@@ -199,6 +205,8 @@ def draws(rng: np.random.Generator) -> Iterator[Sample | PoolSample]:
         sample = Sample(of, precision="tf32" if dtype == "float32" and rng.random() < 1 / 2 else "ieee")
         if of.batch and rng.random() < 1 / 2:
             sample = replace(sample, direction=DIRECTIONS[rng.integers(2)])
+        elif rng.random() < 1 / 3:
+            sample = replace(sample, adds=True)
         with use_emulator():
             plan = sample.plan()
         if plan.flops > MOST_FLOPS:

@@ -176,6 +176,12 @@ class Case(Windows):
         merged = {**self.keywords, **own, **keywords}
         return sk.plan_conv(self.input_shape, self.weight_shape, backend=backend, **merged)
 
+    def residual(self, way: str = "contiguous") -> np.ndarray:
+        """Draw a residual that lies in the opposite of x's memory order."""
+        drawn = self.numbers(self.drawing("residual"), (self.batch, self.filters, *self.output_sizes), 3)
+        order = MEMORY_ORDERS[1 - MEMORY_ORDERS.index(self.memory_order)]
+        return self.viewed(lay(drawn.astype(self.numpy_dtype), order, way))
+
     def numbers(self, rng: np.random.Generator, shape: tuple[int, ...], spread: int) -> np.ndarray:
         """Draw normal numbers, or integers up to `spread` on either side."""
         if self.data == "integers":
