@@ -43,10 +43,12 @@ class ActivationKernel(PointwiseKernel):
 
     @property
     def forward_workspace(self) -> int:
+        """Three blocks."""
         return self.block_bytes(3)
 
     @property
     def backward_workspace(self) -> int:
+        """Three blocks."""
         return self.block_bytes(3)
 
     @cached_property
@@ -121,6 +123,7 @@ class GeluKernel(LayerKernel):
 
     @property
     def backward_workspace(self) -> int:
+        """Three blocks."""
         return self.block_bytes(3)
 
     def forward(self, pass_: Forward) -> None:
@@ -176,6 +179,7 @@ class AddKernel(LayerKernel):
 
     @property
     def forward_workspace(self) -> int:
+        """One block."""
         return self.block_bytes(1)
 
     def forward(self, pass_: Forward) -> None:

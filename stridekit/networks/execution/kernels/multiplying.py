@@ -71,6 +71,7 @@ class MultiplyKernel(LayerKernel):
 
     @property
     def backward_workspace(self) -> int:
+        """Two blocks."""
         return self.block_bytes(2)
 
     def forward(self, pass_: Forward) -> None:
