@@ -25,12 +25,12 @@ from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
 from tests.kit import warming
+from tests.kit.randoms import SEED
 from tests.kit.thinning import mark_what_is_left_out, why_skipped
 
 # No tests: its modules are tests.emulator's, and would be imported here under another name.
 collect_ignore = ["emulator"]
 BACKENDS = ("reference", "cpu", "cuda")
-SEED = int(os.environ.get("STRIDEKIT_TEST_SEED", "0"))
 _seeds: pytest.StashKey[int] = pytest.StashKey()
 
 # Examples follow from the test alone, so that a run today and a run tomorrow ask the same questions; the soak

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SEED
 
 import stridekit as sk
 from stridekit.memory.arrays import numpy_dtype
 from tests.kit.cases import DTYPES, LAYOUTS
 from tests.kit.oracle import Truth, assert_within, correlate, pad
+from tests.kit.randoms import SEED
 from tests.kit.thinning import every
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

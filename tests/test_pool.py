@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SEED
 
 import stridekit as sk
 from bench.beside_forward import beside_forward
@@ -34,6 +33,7 @@ from tests.kit.pooling import (
     random_pool,
     with_arrays,
 )
+from tests.kit.randoms import SEED
 from tests.kit.thinning import every
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

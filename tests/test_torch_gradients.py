@@ -9,14 +9,13 @@ from datetime import date
 
 import numpy as np
 import pytest
-from conftest import SEED
 
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES, Schedule
 from tests.kit.gradients import DIRECTIONS, Gradient, Operands, three_times
 from tests.kit.oracle import Truth, assert_within, channels_first
-from tests.kit.randoms import random_case
+from tests.kit.randoms import SEED, random_case
 from tests.kit.transposed import NAMED, Transposed, random_transposed
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch; pip install torch")

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import SEED
 
 from tests.emulator import use_emulator
 from tests.emulator.building import why_not
 from tests.emulator.machine import SCHEDULES
 from tests.kit.oracle import Truth, assert_within
 from tests.kit.pooling import PoolCase, random_pool
+from tests.kit.randoms import SEED
 
 torch = pytest.importorskip("torch", reason="the oracle is PyTorch; pip install torch")
 pytestmark = [

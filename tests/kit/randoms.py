@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ import numpy as np
 from tests.kit.cases import ACTIVATIONS, DTYPES, MODES, Case, case
 from tests.kit.laying import MEMORY_ORDERS, TRANSPOSED, WAYS
 from tests.kit.oracle import padding_pairs
+
+SEED = int(os.environ.get("STRIDEKIT_TEST_SEED", "0"))
+"""What random cases of a run follow from."""
 
 
 def random_case(rng: np.random.Generator, **fixed: Any) -> Case:
