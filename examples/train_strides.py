@@ -22,6 +22,7 @@ from tasks import Task, digits, gratings
 from training import BATCH, ENGINES, LARGEST_SHIFT, Outcome, train
 
 import stridekit as sk
+from stridekit.compare import choose_device
 from stridekit.drawing.units import format_bytes, format_share, format_time
 
 FACTORS = (1, 2, 3, 5, 10)
@@ -98,7 +99,7 @@ def _settings(options: argparse.Namespace, tasks: Sequence[Task]) -> dict[str, A
         "first_seed": options.seed,
         "batch": BATCH,
         "pictures": {task.name: {"train": len(task.train[0]), "test": len(task.test[0])} for task in tasks},
-        "device": sk.compare.choose_device("cpu").description,
+        "device": choose_device("cpu").description,
         "threads": {"stridekit": sk.get_num_threads(), "torch": torch.get_num_threads()},
         "versions": {"stridekit": sk.__version__, "torch": torch.__version__},
         "command": " ".join(["python examples/train_strides.py", *sys.argv[1:]]),
