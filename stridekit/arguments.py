@@ -5,13 +5,18 @@ from __future__ import annotations
 import math
 import operator
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Any
+from types import NoneType
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from stridekit.errors import ShapeError, StridekitError
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 _LONGEST = 80
 _LARGEST = 2**63 - 1
@@ -158,11 +163,30 @@ def per_axis(name: str, value: int | Sequence[int], rank: int, *, minimum: int =
     return values
 
 
-def is_plain(value: object) -> bool:
-    """Say whether a value is exactly an int, a string, None or a tuple of them: True equals 1, but is none.
+def remembered(make: Callable[P, R]) -> Callable[P, R]:
+    """Remember what is made of ints, flags, strings, None and tuples of ints; of other arguments it is made anew.
 
-    What is made of such arguments may be remembered by them.
+    They are told apart by their types too: True equals 1, but must not pass for it.
     """
-    if type(value) is tuple:
-        return all(map(is_plain, value))
-    return value is None or type(value) in (int, str)
+    known = lru_cache(maxsize=4096, typed=True)(make)
+
+    @wraps(make)
+    def made(*arguments: P.args, **options: P.kwargs) -> R:
+        plain = _all_of((*arguments, *options.values()), _TOLD_APART)
+        # Typing has no name for a function of the same arguments that wants them hashable.
+        return known(*arguments, **options) if plain else make(*arguments, **options)  # type: ignore[arg-type]
+
+    return made
+
+
+_EQUAL_IF_SAME = frozenset((int, str, NoneType))
+_TOLD_APART = _EQUAL_IF_SAME | {bool}
+"""Plain types inside a tuple, where True passes for 1, and outside."""
+
+
+def _all_of(values: tuple[object, ...], plain: frozenset[type]) -> bool:
+    """Say whether all values are of `plain` types, or tuples of such."""
+    others = {*map(type, values)} - plain
+    return not others or (
+        others == {tuple} and all(_all_of(each, _EQUAL_IF_SAME) for each in values if isinstance(each, tuple))
+    )

@@ -113,8 +113,8 @@ def _supported_name(dtype: np.dtype[Any]) -> str:
 
 
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """Return the NumPy dtype called `name`; bfloat16 comes from ml_dtypes."""
-    return DTYPES[name].numpy
+    """Return the NumPy dtype called `name`, of an index too; bfloat16 comes from ml_dtypes."""
+    return DTYPES[name].numpy if name in DTYPES else np.dtype(name)
 
 
 def itemsize(name: str) -> int:
@@ -179,6 +179,11 @@ def memory_order(array: Array) -> str | None:
     if channels == 1 or not steps or 0 in array.shape:
         return None
     return "channels_last" if abs(array.strides[1]) < min(steps) else "channels_first"
+
+
+def memory_order_of(array: Array, channels_last: bool) -> str:
+    """Return how an array of any layout lies in memory; where both orders fit, as the layout says."""
+    return memory_order(channels_first_view(plain(array), channels_last)) or MEMORY_ORDERS[channels_last]
 
 
 def check_shape(name: str, array: Array, shape: tuple[int, ...]) -> None:

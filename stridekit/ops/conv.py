@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
-from stridekit.arguments import is_plain
 from stridekit.backends import load_backend
 from stridekit.memory.arrays import (
-    MEMORY_ORDERS,
     Array,
     channels_first_shape,
-    channels_first_view,
     channels_last_layout,
     check_axes,
-    memory_order,
+    memory_order_of,
     one_dtype,
     one_library,
-    plain,
 )
 from stridekit.ops.ranks import of_rank
 from stridekit.planning.dispatch import choose_backend, choose_plan
 from stridekit.problems.activations import ActivationArgument
-from stridekit.problems.conv_problem import ConvProblem, conv_problem
+from stridekit.problems.conv_problem import conv_problem
 from stridekit.problems.padding import Padding
 
 
@@ -100,60 +94,24 @@ def conv(
     library = one_library({"x": x, "weight": weight, "bias": bias, "residual": residual, "out": out})
     last = channels_last_layout(layout, rank)
     check_axes("conv", rank, x, weight)
-    dtype = one_dtype({"x": x, "weight": weight})
-    arguments = (
+    problem = conv_problem(
         channels_first_shape(tuple(x.shape), last),
         tuple(weight.shape),
-        dtype,
-        memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
-        stride,
-        padding,
-        dilation,
-        groups,
-        padding_mode,
-        activation,
-        precision,
-        residual is not None,
+        dtype=one_dtype({"x": x, "weight": weight}),
+        memory_order=memory_order_of(x, last),
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        bias=bias is not None,
+        activation=activation,
+        precision=precision,
+        residual=residual is not None,
     )
-    problem = (_known_problem if is_plain(arguments[:-1]) else _problem)(bias is not None, *arguments)
     name, reason = choose_backend(backend, library)
     plan = choose_plan(problem, layout, name, reason, load_backend(name).device(x))
     return plan.execute(x, weight, bias, residual=residual, out=out)
 
 
 conv1d, conv2d, conv3d = (of_rank(conv, rank) for rank in (1, 2, 3))
-
-
-def _problem(
-    bias: bool,
-    input_shape: tuple[int, ...],
-    weight_shape: tuple[int, ...],
-    dtype: str,
-    order: str,
-    stride: int | tuple[int, ...],
-    padding: Padding,
-    dilation: int | tuple[int, ...],
-    groups: int,
-    padding_mode: str,
-    activation: ActivationArgument,
-    precision: str,
-    residual: bool,
-) -> ConvProblem:
-    return conv_problem(
-        input_shape,
-        weight_shape,
-        dtype=dtype,
-        memory_order=order,
-        stride=stride,
-        padding=padding,
-        dilation=dilation,
-        groups=groups,
-        padding_mode=padding_mode,
-        bias=bias,
-        activation=activation,
-        precision=precision,
-        residual=residual,
-    )
-
-
-_known_problem = lru_cache(maxsize=4096)(_problem)

@@ -10,16 +10,13 @@ from stridekit.arguments import as_shape
 from stridekit.backends import load_backend
 from stridekit.errors import ShapeError
 from stridekit.memory.arrays import (
-    MEMORY_ORDERS,
     Array,
     channels_first_shape,
-    channels_first_view,
     channels_last_layout,
     layout_shape,
-    memory_order,
+    memory_order_of,
     one_dtype,
     one_library,
-    plain,
     shape_of,
 )
 from stridekit.planning.dispatch import choose_backend, choose_plan
@@ -176,12 +173,12 @@ def _gradient(
         )
     last = channels_last_layout(layout, rank)
     # The first operand over pixels says how the result, or the input, lies.
-    followed = plain(operands.get("x", grad_output))
+    followed = operands.get("x", grad_output)
     problem = conv_problem(
         channels_first_shape(input_shape, last),
         weight_shape,
         dtype=one_dtype(operands),
-        memory_order=memory_order(channels_first_view(followed, last)) or MEMORY_ORDERS[last],
+        memory_order=memory_order_of(followed, last),
         stride=stride,
         padding=padding,
         dilation=dilation,

@@ -8,16 +8,13 @@ from stridekit.arguments import per_axis
 from stridekit.backends import load_backend
 from stridekit.errors import ShapeError
 from stridekit.memory.arrays import (
-    MEMORY_ORDERS,
     Array,
     channels_first_shape,
-    channels_first_view,
     channels_last_layout,
     check_axes,
-    memory_order,
+    memory_order_of,
     one_dtype,
     one_library,
-    plain,
 )
 from stridekit.ops.ranks import of_rank
 from stridekit.planning.dispatch import choose_backend, choose_plan
@@ -89,7 +86,7 @@ def conv_transpose(
         tuple(weight.shape),
         transposed_geometry(shape[2:], tuple(weight.shape[2:]), stride, padding, output_padding, dilation),
         dtype=one_dtype({"x": x, "weight": weight}),
-        memory_order=memory_order(channels_first_view(plain(x), last)) or MEMORY_ORDERS[last],
+        memory_order=memory_order_of(x, last),
         groups=groups,
         bias=bias is not None,
         activation=activation,

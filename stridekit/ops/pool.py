@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Any
 
-from stridekit.arguments import as_flag, is_plain
+from stridekit.arguments import as_flag
 from stridekit.backends import load_backend
 from stridekit.memory.arrays import (
-    MEMORY_ORDERS,
     Array,
     channels_first_shape,
-    channels_first_view,
     channels_last_layout,
     check_axes,
     dtype_name,
     library_of,
-    memory_order,
+    memory_order_of,
     one_library,
-    plain,
 )
 from stridekit.ops.ranks import of_rank
 from stridekit.planning.dispatch import choose_backend, choose_plan
@@ -171,19 +167,13 @@ def pool_plan(
     library = one_library(arrays)
     name, first = next(iter(arrays.items()))
     last = channels_last_layout(layout, len(input_shape) - 2)
-    shape, order = channels_first_shape(tuple(input_shape), last), memory_order(channels_first_view(plain(first), last))
-    known = is_plain(tuple(each for each in window.values() if type(each) is not bool))
-    problem = (_known_problem if known else pool_problem)(
+    problem = pool_problem(
         operation,
         direction,
-        shape,
+        channels_first_shape(tuple(input_shape), last),
         dtype=dtype_name(name, first),
-        memory_order=order or MEMORY_ORDERS[last],
+        memory_order=memory_order_of(first, last),
         **window,
     )
     chosen, reason = choose_backend(backend, library)
     return choose_plan(problem, layout, chosen, reason, load_backend(chosen).device(first))
-
-
-# By their types too: 1 is no flag, and True no size.
-_known_problem = lru_cache(maxsize=4096, typed=True)(pool_problem)

@@ -40,7 +40,7 @@ from stridekit.problems.geometry import ConvGeometry
 from stridekit.problems.operands import Operand
 from stridekit.vram import VramUsage
 
-_UINT8, _INT64 = np.dtype(np.uint8), np.dtype(np.int64)
+_UINT8 = np.dtype(np.uint8)
 
 
 @dataclass(frozen=True)
@@ -261,9 +261,10 @@ class Plan(Remembering):
                 self._check_out(out, given)
             if workspace is not None:
                 self._check_workspace(workspace, {**given, "out": out})
-            present = [array for array in (*operands.values(), out) if array is not None]
-            if memory is not HOST and not all(map(memory.resident, present)):
-                return self._execute_from_host(operands, out)
+            if memory is not HOST:
+                present = [array for array in (*operands.values(), out) if array is not None]
+                if not all(map(memory.resident, present)):
+                    return self._execute_from_host(operands, out)
             target = None if out is None else channels_first_view(plain(out), self._shows_last)
             if workspace is None:
                 results = self._execute(operands, target)
@@ -275,18 +276,23 @@ class Plan(Remembering):
 
     def _named(self, first: Any, second: Any, added: dict[str, Array | None]) -> dict[str, Any]:
         """Return what was given by the names of the operands; None for what could be added to the result and is not."""
-        read = {each.name for each in self.problem.operands}
+        read = self._reads
         for name, array in added.items():
             if (name in read) != (array is not None):
                 wanted, came = (f"a {name}", "none") if name in read else (f"no {name}", "one")
                 raise ShapeError(
                     f"the plan was made for {wanted}, {name} is {came}; say {name}={name not in read} to plan_conv"
                 )
-        names = [each.name for each in self.problem.operands if each.name not in added]
+        names = [name for name in read if name not in added]
         given = (first,) if second is None and len(names) == 1 else (first, second)
         if len(given) != len(names):
             raise TypeError(f"execute takes {' and '.join(names)}; {len(given)} arrays came")
         return {**dict(zip(names, given, strict=True)), **added}
+
+    @cached_property
+    def _reads(self) -> tuple[str, ...]:
+        """The names of the operands, in order."""
+        return tuple(each.name for each in self.problem.operands)
 
     @staticmethod
     def _returned(results: Sequence[Array]) -> Any:
@@ -331,16 +337,18 @@ class Plan(Remembering):
 
     def _run(self, schedule: Schedule, operands: dict[str, Array], workspace: Array, results: list[Array]) -> None:
         algorithm, device, problem = self._algorithm, schedule.device, self.problem
-        # An array that is written beside the result has its name among the operands.
-        target, *others = results
-        named = {**operands, **{each.name: array for each, array in zip(problem.results[1:], others, strict=True)}}
+        target, named = results[0], operands
+        if len(results) > 1:
+            # An array that is written beside the result has its name among the operands.
+            named = {**operands, **{each.name: array for each, array in zip(problem.results, results, strict=True)}}
+            del named["out"]
         if schedule.tiles is None:
             algorithm.run(problem, device, Operands(**named), workspace, target)
             return
         if "weight" in named:
             packed = workspace[: algorithm.packed_bytes(problem, device)]
-            algorithm.pack(problem, device, named.pop("weight"), packed)
-            named["packed_weight"] = packed
+            algorithm.pack(problem, device, named["weight"], packed)
+            named = {**named, "weight": None, "packed_weight": packed}
         scratch = workspace[schedule.packed_bytes :]
         over = {each.name: each.over for each in (*problem.operands, *problem.results) if each.over}
         for tile in schedule.tiles:
@@ -394,24 +402,23 @@ class Plan(Remembering):
     def _checked(self, given: dict[str, Any]) -> dict[str, Array]:
         """Return what is read, by its name in `Operands`: arrays over pixels with channels first."""
         read: dict[str, Array] = {}
-        for each in self.problem.operands:
-            if each.over:
-                self._check_operand(each, given[each.name])
-                view = channels_first_view(plain(given[each.name]), self._channels_last)
-                if not read:
-                    self._check_memory_order(each.name, view)
-                read[each.name] = view
-        for each in self.problem.operands:
+        for each in self._pixels_first:
             array = given[each.name]
-            if each.over:
-                continue
-            if isinstance(array, PackedWeight):
+            if isinstance(array, PackedWeight) and each.name == "weight":
                 self._check_packed(array)
                 read["packed_weight"] = array.buffer
-            else:
-                self._check_operand(each, array)
-                read[each.name] = plain(array)
+                continue
+            self._check_operand(each, array)
+            view = channels_first_view(plain(array), self._channels_last and bool(each.over))
+            if not read:
+                self._check_memory_order(each.name, view)
+            read[each.name] = view
         return read
+
+    @cached_property
+    def _pixels_first(self) -> list[Operand]:
+        """The operands, those over pixels first: by the first of them the memory order is known."""
+        return sorted(self.problem.operands, key=lambda each: not each.over)
 
     def _check_packed(self, weight: PackedWeight) -> None:
         refused = self._memory.refuses(weight.buffer) if self._memory.resident(weight.buffer) else ""
@@ -493,7 +500,6 @@ class Plan(Remembering):
         """Return the results' arrays, with channels first: `target`, if given, and new ones."""
         last, found = self._result_lies_last, [] if target is None else [target]
         for each in self.problem.results[len(found) :]:
-            dtype = _INT64 if each.dtype == "int64" else numpy_dtype(each.dtype)
-            stored = vram.allocate(layout_shape(each.shape, last), dtype, self._memory)
+            stored = vram.allocate(layout_shape(each.shape, last), numpy_dtype(each.dtype), self._memory)
             found.append(channels_first_view(stored, last))
         return found

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
-from stridekit.arguments import as_flag, as_int, one_of
+from stridekit.arguments import as_flag, as_int, one_of, remembered
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import DtypeError, LayoutError, ShapeError
 from stridekit.memory.arrays import MEMORY_ORDERS, itemsize
@@ -196,6 +196,7 @@ class ConvProblem(Remembering):
         return sum(each.nbytes for each in (*self.operands, *self.results))
 
 
+@remembered
 def conv_problem(
     input_shape: tuple[int, ...],
     weight_shape: tuple[int, ...],

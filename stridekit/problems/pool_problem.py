@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from stridekit.arguments import as_flag, per_axis
+from stridekit.arguments import as_flag, per_axis, remembered
 from stridekit.concurrency import Remembering, cached_property
 from stridekit.errors import ShapeError
 from stridekit.memory.arrays import itemsize
@@ -96,7 +96,6 @@ class PoolProblem(Remembering):
 
     cuts_samples = True
     cuts_rows = False
-    precision = "ieee"
 
     @property
     def result_shape(self) -> tuple[int, ...]:
@@ -119,6 +118,7 @@ class PoolProblem(Remembering):
         return itemsize(self.dtype)
 
 
+@remembered
 def pool_problem(
     operation: str,
     direction: str,
