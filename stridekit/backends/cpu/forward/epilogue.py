@@ -80,18 +80,10 @@ def _store_transposed(acc: Any, b: Any, sums: int, row: int, pixels: int, filter
 def add_residual(tag: Any, acc: Any, b: Any, sums: int, pixels: int, vectors: int, filters: int, residual: Any) -> None:
     """Add to the sums of `pixels` pixels, in the first `filters` lanes, what lies at the targets of `residual`."""
     row = vectors * b.lanes * b.itemsize
-    if abs(residual.step) <= b.itemsize:
-        # Filters are neighbours in memory.
-        for p in range(pixels):
-            source, at = get_int(residual.targets, p) + residual.plane, sums + p * row
-            for k in range(filters):
-                store(acc, at + k * b.itemsize, load(acc, at + k * b.itemsize) + load(tag, source + k * residual.step))
-        return
-    for k in range(filters):
-        offset, at = residual.plane + k * residual.step, sums + k * b.itemsize
-        for p in range(pixels):
-            source = get_int(residual.targets, p) + offset
-            store(acc, at + p * row, load(acc, at + p * row) + load(tag, source))
+    for p in range(pixels):
+        source, at = get_int(residual.targets, p) + residual.plane, sums + p * row
+        for k in range(filters):
+            store(acc, at + k * b.itemsize, load(acc, at + k * b.itemsize) + load(tag, source + k * residual.step))
 
 
 @helper

@@ -79,18 +79,6 @@ def _cut_block(b: Any, d0: int, h0: int, w0: int, in_place: bool) -> Block:
 
 
 @helper
-def _fill_places(table: int, array: Any, n: int, after: int, block: Any) -> Any:
-    """Write where a block's inner pixels lie in sample `n` of an array, and `after` bytes on where its outer ones do.
-
-    Return how many outer ones there are.
-    """
-    steps, corner = Steps(array.d, array.h, array.w), array.start + n * array.n
-    fill_inner_table(table, corner, block, steps)
-    d, h, w = block.origin
-    return fill_outer_table(table + after, corner + d * array.d + h * array.h + w * array.w, block, steps)
-
-
-@helper
 def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, first: int, whole_rows: bool) -> Any:
     """Write where the pixels of a block lie and go, and gather what the outer ones read.
 
@@ -116,9 +104,12 @@ def _prepare(tag: Any, acc: Any, b: Any, call: Any, scratch: int, place: int, fi
     corner = sample + channel * x.c - b.d.pad * x.d - b.h.pad * x.h - b.w.pad * x.w
     inner = fill_inner_table(pixels, corner, block, Steps(b.d.stride * x.d, b.h.stride * x.h, b.w.stride * x.w))
     after = (inner + MOST_PIXELS) * 8
-    outer = _fill_places(scratch + b.targets, call.out, n, after, block)
-    if call.adds:
-        _fill_places(scratch + b.residuals, call.residual, n, after, block)
+    outer = 0
+    for adds in range(call.adds + 1):
+        array, table = (call.residual, scratch + b.residuals) if adds else (call.out, scratch + b.targets)
+        steps, corner = Steps(array.d, array.h, array.w), array.start + n * array.n
+        fill_inner_table(table, corner, block, steps)
+        outer = fill_outer_table(table + after, corner + d0 * array.d + h0 * array.h + w0 * array.w, block, steps)
     if outer > 0:
         gather(tag, acc, b, x, sample, channel, count, block, scratch)
         steps = Steps(b.d.pixel_step * box.d, b.h.pixel_step * box.h, b.w.pixel_step * box.w)
