@@ -21,8 +21,9 @@ WIDTH = "STRIDEKIT_VECTOR_BITS"
 FREE = {
     f"test_{name}.py"
     for name in (
-        *("aliasing", "cli", "filters", "geometry", "gpu_gate", "images", "import", "mutants", "network_files"),
-        *("network_presets", "oracle", "phases", "readme", "thinning"),
+        *("aliasing", "cli", "concurrency", "cpu_records", "docstrings", "dtypes", "filters", "geometry", "gpu_gate"),
+        *("hostile_arguments", "house", "images", "import", "mutants", "network_files", "network_growth"),
+        *("network_presets", "oracle", "phases", "readme", "receptive_field", "thinning"),
     )
 }
 """Files that compute nothing on the cpu backend, or hardly anything."""
